@@ -1,0 +1,90 @@
+"""LightGCN: matrix factorisation whose embeddings are smoothed over the interaction graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from scipy.sparse import bmat, coo_array, diags_array
+from torch import Tensor
+
+from baselines._common import embedding, is_in_train, user_rows
+from benchmark.data.batch import Batch
+from benchmark.data.schema import Catalogue
+from benchmark.recommender import GradientConfig, Recommender
+
+
+class Propagate(torch.autograd.Function):
+    """Mean of x, A x, ..., A^n x. A is symmetric, so the gradient is propagated in the same way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, graph: Tensor, n_layers: int) -> Tensor:
+        ctx.graph, ctx.n_layers = graph, n_layers
+        y = x
+        for _ in range(n_layers):
+            y = torch.addmm(x, graph, y)
+        return y / (n_layers + 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:
+        return Propagate.apply(grad[0].contiguous(), ctx.graph, ctx.n_layers), None, None  # type: ignore[no-untyped-call]
+
+
+class LightGCN(Recommender):
+    """Light graph convolution, trained by BPR (He et al., SIGIR 2020, arXiv:2002.02126).
+
+    Users unseen in training are the average user. Unseen items start at zero: as drawn negatives they can only sink.
+    """
+
+    class Config(GradientConfig):
+        embedding_size: int = Field(64, gt=0, description="Length of the embeddings.")
+        n_layers: int = Field(3, ge=0, description="Hops over the graph.")
+
+    batch_kind = "pairwise"
+    known_user: Tensor
+
+    def __init__(self, config: Config, catalogue: Catalogue) -> None:
+        super().__init__(config, catalogue)
+        known_user, known_item = is_in_train(catalogue)
+        self.register_buffer("known_user", known_user, persistent=False)
+        self.node = embedding(torch.cat([known_user, known_item]), config.embedding_size)
+        self._graph: Tensor | None = None  # no buffer: DDP would send it along with every step
+        self._final: tuple[Any, Tensor] | None = None
+
+    def graph(self) -> Tensor:
+        """Return the symmetrically normalised adjacency of users and items, in CSR."""
+        if self._graph is None or self._graph.device != self.device:
+            train = self.catalogue.train
+            pairs = coo_array((np.ones(len(train), np.float32), (train.user, train.item)), (self.n_users, self.n_items))
+            cells = pairs.tocsr()
+            cells.data[:] = 1
+            adjacency = bmat([[None, cells], [cells.T, None]], format="csr")
+            scale = diags_array(1 / np.sqrt(np.maximum(adjacency.sum(axis=1), 1)))
+            a = (scale @ adjacency @ scale).tocsr().astype(np.float32)
+            # 32-bit indices: MKL would copy 64-bit ones at every product
+            parts = [torch.from_numpy(x) for x in (a.indptr.astype(np.int32), a.indices.astype(np.int32), a.data)]
+            self._graph = torch.sparse_csr_tensor(*parts, size=a.shape).to(self.device)
+        return self._graph
+
+    def propagate(self) -> Tensor:
+        """Return (n_users + n_items, d)."""
+        return Propagate.apply(self.node.weight, self.graph(), self.config.n_layers)  # type: ignore[no-untyped-call]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        assert batch.item is not None
+        assert batch.negative is not None
+        items = torch.cat([batch.item.unsqueeze(1), batch.negative], 1) + self.n_users
+        nodes = torch.cat([batch.user.unsqueeze(1), items], 1)
+        x = F.embedding(nodes, self.propagate())
+        logits = (x[:, 1:] @ x[:, 0].unsqueeze(2)).squeeze(2)
+        return F.softplus(logits[:, 1:] - logits[:, :1]).mean()
+
+    def score(self, batch: Batch) -> Tensor:
+        state = self.node.weight._version, self.device  # training and loading change it
+        if self._final is None or self._final[0] != state:
+            self._final = state, self.propagate().detach()
+        user, item = self._final[1].split([self.n_users, self.n_items])
+        return self.dot(user_rows(user, self.known_user, batch.user), item, batch)

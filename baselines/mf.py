@@ -1,0 +1,59 @@
+"""MF: matrix factorisation with biases, trained by gradients."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from baselines._common import embedding, is_in_train, user_rows
+from benchmark.data.batch import Batch, BatchSpec
+from benchmark.data.schema import Catalogue
+from benchmark.recommender import GradientConfig, Recommender
+
+
+class MF(Recommender):
+    """Matrix factorisation by BPR (Rendle et al., UAI 2009, arXiv:1205.2618) or by binary cross-entropy.
+
+    Users unseen in training are the average user. Unseen items start at zero: as drawn negatives they can only sink.
+    """
+
+    class Config(GradientConfig):
+        embedding_size: int = Field(64, gt=0, description="Length of the factors.")
+        loss: Literal["bpr", "bce"] = Field("bpr", description="bpr (ranking only) or bce (ranking and preference).")
+
+    tasks = frozenset({"ranking", "preference"})
+    probability = True
+    known_user: Tensor
+
+    def __init__(self, config: Config, catalogue: Catalogue) -> None:
+        super().__init__(config, catalogue)
+        if config.loss == "bpr":
+            self.tasks = frozenset({"ranking"})  # type: ignore[misc]  # it would take dislikes for positives
+        known_user, known_item = is_in_train(catalogue)
+        self.register_buffer("known_user", known_user, persistent=False)
+        self.user = embedding(known_user, config.embedding_size + 1)  # the last column is the user's bias
+        self.item = embedding(known_item, config.embedding_size)
+        self.item_bias = nn.Parameter(torch.zeros(self.n_items))
+
+    def batch_spec(self) -> BatchSpec:
+        return replace(super().batch_spec(), kind="pairwise" if self.config.loss == "bpr" else "pointwise")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        assert batch.item is not None
+        item = batch.item.unsqueeze(1)
+        if batch.negative is not None:
+            item = torch.cat([item, batch.negative], 1)
+        user = self.user(batch.user)
+        logits = (self.item(item) @ user[:, :-1, None]).squeeze(2) + self.item_bias[item] + user[:, -1:]
+        if self.config.loss == "bpr":
+            return F.softplus(logits[:, 1:] - logits[:, :1]).mean()
+        return F.binary_cross_entropy_with_logits(logits[:, 0], batch.label)
+
+    def score(self, batch: Batch) -> Tensor:
+        user = user_rows(self.user.weight, self.known_user, batch.user)
+        return self.dot(user[:, :-1], self.item.weight, batch, self.item_bias) + user[:, -1:]

@@ -1,0 +1,55 @@
+"""Text embeddings: a frozen language model as a content-based recommender, without any training."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from benchmark.data.batch import Batch
+from benchmark.data.schema import Catalogue
+from benchmark.data.text import item_texts
+from benchmark.recommender import ModelConfig, Recommender
+
+
+class TextEmbedding(Recommender):
+    """Cosine of sentence embeddings (Reimers & Gurevych, EMNLP 2019, arXiv:1908.10084) with the mean of the user's."""
+
+    class Config(ModelConfig):
+        backbone: str = Field("sentence-transformers/all-MiniLM-L6-v2", description="Hub name or folder of it.")
+        fields: tuple[str, ...] | None = Field(None, description="Item columns to read; None: all that hold text.")
+        encode_batch_size: int = Field(64, gt=0, description="Texts encoded at once.")
+
+    batch_kind = "whole"
+    group = "content"
+    vectors: Tensor
+
+    def __init__(self, config: Config, catalogue: Catalogue) -> None:
+        super().__init__(config, catalogue)
+        from benchmark.llm.backbone import Backbone, Peft
+
+        self.backbone = Backbone(config.backbone, Peft(kind="frozen"), dtype="float32")
+        self.register_buffer("vectors", torch.zeros(self.n_items, self.backbone.hidden_size))
+
+    @torch.no_grad()
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        backbone = self.backbone
+        texts = item_texts(self.catalogue.items, self.config.fields)
+        # texts of like length share a batch, so that little padding is read
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        for start in range(0, len(texts), self.config.encode_batch_size):
+            rows = order[start : start + self.config.encode_batch_size]
+            tokens = backbone.tokenizer(
+                [texts[i] for i in rows],
+                padding=True,
+                truncation=True,
+                max_length=backbone.max_length,
+                return_tensors="pt",
+            ).to(self.device)
+            self.vectors[rows] = F.normalize(backbone.encode(tokens["input_ids"], tokens["attention_mask"]))
+
+    def score(self, batch: Batch) -> Tensor:
+        assert batch.seen is not None
+        profile = F.embedding_bag(batch.seen.values, self.vectors, batch.seen.offsets[:-1], mode="mean")
+        return self.dot(F.normalize(profile), self.vectors, batch)

@@ -1,0 +1,36 @@
+"""TF-IDF: recommends items whose text is like that of what the user already has."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from sklearn.feature_extraction.text import TfidfVectorizer
+from torch import Tensor
+
+from baselines._common import known_matrix
+from benchmark.data.batch import Batch
+from benchmark.data.schema import Catalogue
+from benchmark.data.text import item_texts
+from benchmark.recommender import ModelConfig, Recommender
+
+
+class TfIdf(Recommender):
+    """Cosine of TF-IDF vectors of item texts and the mean of the user's items (Pazzani & Billsus, 2007,
+    doi:10.1007/978-3-540-72079-9_10)."""
+
+    class Config(ModelConfig):
+        fields: tuple[str, ...] | None = Field(None, description="Item columns to read; None: all that hold text.")
+        max_features: int | None = Field(None, gt=0, description="Most frequent terms to keep; None: all.")
+
+    batch_kind = "whole"
+    group = "content"
+
+    def __init__(self, config: Config, catalogue: Catalogue) -> None:
+        super().__init__(config, catalogue)
+        vectorizer = TfidfVectorizer(max_features=config.max_features, sublinear_tf=True, dtype="float32")
+        self.vectors = vectorizer.fit_transform(item_texts(catalogue.items, config.fields)).tocsr()
+
+    def score(self, batch: Batch) -> Tensor:
+        assert batch.seen is not None
+        profile = known_matrix(batch.seen, self.n_items) @ self.vectors
+        return self.pick(torch.from_numpy((profile @ self.vectors.T).toarray()).to(batch.user.device), batch)

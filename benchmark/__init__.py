@@ -1,0 +1,40 @@
+"""The public API of levelfield: one experiment file, one comparison table."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmark.data.batch import Batch, BatchSpec
+    from benchmark.data.datamodule import RecDataModule
+    from benchmark.data.schema import Catalogue
+    from benchmark.errors import InputError
+    from benchmark.experiment import Experiment
+    from benchmark.recommender import GradientConfig, ModelConfig, Recommender
+    from benchmark.runs.record import RunRecord, RunStore
+    from benchmark.runs.run import prepare, run
+
+_HOME = {
+    "Batch": "benchmark.data.batch",
+    "BatchSpec": "benchmark.data.batch",
+    "RecDataModule": "benchmark.data.datamodule",
+    "Catalogue": "benchmark.data.schema",
+    "InputError": "benchmark.errors",
+    "Experiment": "benchmark.experiment",
+    "GradientConfig": "benchmark.recommender",
+    "ModelConfig": "benchmark.recommender",
+    "Recommender": "benchmark.recommender",
+    "RunRecord": "benchmark.runs.record",
+    "RunStore": "benchmark.runs.record",
+    "prepare": "benchmark.runs.run",
+    "run": "benchmark.runs.run",
+}
+__all__ = [*sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    # lazy, so that `levelfield --help` does not wait for torch
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'benchmark' has no attribute '{name}'")

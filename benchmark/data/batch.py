@@ -1,0 +1,135 @@
+"""Batch: what every loader yields and every model reads. Ragged: lists of different lengths as two flat tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+BatchKind = Literal["pointwise", "pairwise", "sequence", "user_rows", "whole"]
+T = TypeVar("T", bound="_Movable")
+
+
+class _Movable:
+    """Gives a dataclass of tensors ``.to(device)``, which is all Lightning asks of a batch."""
+
+    def to(self: T, device: torch.device | str, non_blocking: bool = False) -> T:
+        moved = {}
+        for f in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            moved[f.name] = value.to(device, non_blocking=non_blocking) if hasattr(value, "to") else value
+        return type(self)(**moved)
+
+
+@dataclass
+class Ragged(_Movable):
+    """B lists of different lengths: list b is ``values[offsets[b]:offsets[b + 1]]``.
+
+    Attributes:
+        offsets: (B + 1,) int64, starting at 0.
+        values: (offsets[-1],) int64.
+    """
+
+    offsets: Tensor
+    values: Tensor
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) int64."""
+        return self.offsets.diff()
+
+    @property
+    def row(self) -> Tensor:
+        """(nnz,) int64: the list each value stands in."""
+        return torch.repeat_interleave(torch.arange(len(self), device=self.values.device), self.lengths)
+
+    def dense(self, n_columns: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the (B, n_columns) 0/1 matrix that has a one where a value stands in a list."""
+        out = torch.zeros(len(self), n_columns, dtype=dtype, device=self.values.device)
+        out[self.row, self.values] = 1
+        return out
+
+    def csr(self, n_columns: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the same matrix as a sparse CSR tensor."""
+        ones = torch.ones(len(self.values), dtype=dtype, device=self.values.device)
+        return torch.sparse_csr_tensor(self.offsets, self.values, ones, (len(self), n_columns))
+
+
+@dataclass
+class Batch(_Movable):
+    """One batch of B rows; what a row is depends on the kind. Fields that a kind does not use are None.
+
+    Training, by ``batch_kind`` of the model:
+        pointwise: one (user, item, label) a row; label is 1 for positives, 0 for drawn negatives (ranking), or the
+            row's own label (preference). With ``history`` where the model asked for it (``max_history > 0``).
+        pairwise: one (user, item) a row with ``negative`` items that the user has not in training.
+        sequence: one user a row; ``history`` is the user's training items in order (the model shifts it itself).
+        user_rows: one user a row; ``seen`` holds all the user's training items.
+        whole: one (user, item, label) a row, all of the training part in one batch, once: for closed forms. In a
+            ranking task the label is the rating, 1 where the data has none.
+    Scoring:
+        one user (ranking) or one labelled row (preference) a row, with ``seen``, ``history`` and ``candidates``.
+
+    Attributes:
+        user: (B,) int64.
+        item: (B,) int64 target item, training only.
+        label: (B,) float32.
+        negative: (B, N) int64.
+        history: (B, L) int64, oldest first, padded on the right with ``n_items``; strictly before the target.
+        history_length: (B,) int64, number of real items in each history.
+        history_label: (B, L) float32: the rating (ranking) or label (preference) of each history item; 1 where the data
+            has no ratings, 0 at the padding.
+        history_time: (B, L) float64 timestamps, 0 at the padding; None where the data has none.
+        seen: known interactions of each user (train; at test train and valid), item ids in ascending order.
+        candidates: (B, C) int64 item ids to score; None means every item in the order of ids.
+        relevant: columns of the scores that hold a relevant item (for the evaluator; no model may read it).
+        row: (B,) int64 number of each judged row, unique within its part.
+        excluded: columns of the scores that are out of the competition: seen items or padding (for the evaluator).
+    """
+
+    user: Tensor
+    item: Tensor | None = None
+    label: Tensor | None = None
+    negative: Tensor | None = None
+    history: Tensor | None = None
+    history_length: Tensor | None = None
+    history_label: Tensor | None = None
+    history_time: Tensor | None = None
+    seen: Ragged | None = None
+    candidates: Tensor | None = None
+    relevant: Ragged | None = None
+    excluded: Ragged | None = None
+    row: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+@dataclass(frozen=True)
+class BatchSpec:
+    """What a model asks of the DataModule.
+
+    Attributes:
+        kind: what one training row is (see Batch).
+        batch_size: rows of a training batch.
+        eval_batch_size: rows of a scoring batch.
+        negatives: drawn negatives per positive (pairwise; pointwise ranking); 0 for none.
+        max_history: longest history in a batch, newest items kept; 0 means no histories are built.
+        drop_last: drop a last training batch that is not full.
+        cost: a function Batch -> (B,) cost of each row (such as its number of tokens); rows of like cost then share a
+            training batch.
+    """
+
+    kind: BatchKind
+    batch_size: int = 1024
+    eval_batch_size: int = 1024
+    negatives: int = 1
+    max_history: int = 0
+    drop_last: bool = False
+    cost: Callable[[Batch], Tensor] | None = None

@@ -1,0 +1,365 @@
+"""The experiment file: read, overridden from the shell, checked, and resolved into one RunSpec a (model, seed)."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError
+
+from benchmark.data.filters import Filters
+from benchmark.data.sources import Source
+from benchmark.data.task import Task
+from benchmark.errors import InputError, nearest
+from benchmark.evaluation.metrics import PREFERENCE_METRICS, RANKING_METRICS, parse_metric
+from benchmark.validation import describe
+
+if TYPE_CHECKING:
+    from benchmark.recommender import ModelConfig, Recommender
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EarlyStopping(_Strict):
+    """Stop when the validation metric has not risen for ``patience`` epochs."""
+
+    monitor: str | None = Field(None, description="A metric of the task; its first one when left out.")
+    patience: int = Field(3, ge=1)
+    min_delta: float = Field(0.0, ge=0)
+
+
+class TrainerConfig(_Strict):
+    """What is passed to ``lightning.Trainer``, under Lightning's names."""
+
+    max_epochs: int = Field(20, ge=1)
+    early_stopping: EarlyStopping = Field(default_factory=EarlyStopping)
+    accelerator: str = "auto"
+    devices: int | str = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    gradient_clip_val: float | None = Field(None, gt=0)
+    accumulate_grad_batches: int = Field(1, ge=1)
+    check_val_every_n_epoch: int = Field(1, ge=1)
+
+
+class WandbConfig(_Strict):
+    """Mirror of every run in Weights & Biases. The key is read from WANDB_API_KEY; without it runs stay offline."""
+
+    project: str = "levelfield"
+    entity: str | None = None
+    mode: Literal["online", "offline", "disabled"] = "online"
+
+
+class Tracking(_Strict):
+    wandb: WandbConfig | None = None
+
+
+class DatasetConfig(_Strict):
+    """A source (its settings stand beside ``source``) and the filters applied to it."""
+
+    source: Source
+    filters: Filters = Field(default_factory=Filters)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Any:
+        # in the file the source's settings stand flat beside `source: name`
+        if isinstance(value, dict) and isinstance(value.get("source"), str):
+            rest = {k: v for k, v in value.items() if k != "filters"}
+            return {"source": rest, **({"filters": value["filters"]} if "filters" in value else {})}
+        return value
+
+
+class ModelEntry(_Strict):
+    """One row of the table: a class by its path, its hyper-parameters, and what differs from the file's trainer."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
+
+    class_path: str = Field(alias="class")
+    trainer: dict[str, Any] = Field(default_factory=dict, description="Overrides of the file's trainer block.")
+    limit_train: int | None = Field(None, gt=0, description="Train on a seeded sample of so many rows.")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Experiment(_Strict):
+    """One experiment: data, task, models, seeds. ``Experiment.load(path)`` reads a file with one, see ``load_all``."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    description: str = ""
+    dataset: DatasetConfig
+    task: Task = Field(default_factory=Task)
+    models: dict[str, ModelEntry] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    split_seed: int = Field(0, description="Seed of the split and of the integer ids; the same for all models.")
+    trainer: TrainerConfig = Field(default_factory=TrainerConfig)
+    tracking: Tracking = Field(default_factory=Tracking)
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed stands twice; it would be counted twice")
+        return seeds
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+        """Read a file that holds one experiment.
+
+        Raises:
+            InputError: one line with the file, the line and the key.
+        """
+        experiments = load_all(path, overrides)
+        if len(experiments) > 1:
+            raise InputError(f"{path}: holds {len(experiments)} experiments; use load_all")
+        return experiments[0]
+
+    def specs(self) -> list[RunSpec]:
+        """Return one RunSpec a (model, seed), checked against the model classes.
+
+        Raises:
+            InputError: an unknown class or hyper-parameter, or a model that cannot do the task.
+        """
+        for metric in self.task.metrics:
+            name = parse_metric(metric).name
+            known = RANKING_METRICS if self.task.kind == "ranking" else PREFERENCE_METRICS
+            if name not in known:
+                raise InputError(
+                    f"task.metrics: '{metric}' is not a metric of a {self.task.kind} task{nearest(name, known)}"
+                )
+        return [
+            self._spec(label, entry, seed) for label, entry in self.models.items() for seed in self.seeds
+        ]
+
+    def _spec(self, label: str, entry: ModelEntry, seed: int) -> RunSpec:
+        where = f"models.{label}"
+        cls = model_class(entry.class_path, where)
+        config = model_config(cls, entry.parameters, where)
+        can = cls.tasks_of(config)
+        if self.task.kind not in can:
+            raise InputError(
+                f"{where}: {cls.__name__} cannot do a {self.task.kind} task with these settings; "
+                f"it does: {', '.join(sorted(can))}"
+            )
+        try:
+            merged = _merged(self.trainer.model_dump(), entry.trainer)
+            trainer = TrainerConfig.model_validate(merged)
+        except ValidationError as error:
+            raise InputError(describe(error, TrainerConfig, f"{where}.trainer")) from None
+        monitor = trainer.early_stopping.monitor or self.task.metrics[0]
+        if monitor not in self.task.metrics:
+            raise InputError(
+                f"trainer.early_stopping.monitor: '{monitor}' is not among task.metrics"
+                f"{nearest(monitor, self.task.metrics)}"
+            )
+        stopping = trainer.early_stopping.model_copy(update={"monitor": monitor})
+        return RunSpec(
+            experiment=self.name,
+            label=label,
+            dataset=self.dataset,
+            task=self.task,
+            split_seed=self.split_seed,
+            class_path=entry.class_path,
+            config=config,
+            trainer=trainer.model_copy(update={"early_stopping": stopping}),
+            limit_train=entry.limit_train,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that decides the outcome of one run; ``experiment`` and ``label`` only name it."""
+
+    experiment: str
+    label: str
+    dataset: DatasetConfig
+    task: Task
+    split_seed: int
+    class_path: str
+    config: ModelConfig
+    trainer: TrainerConfig
+    limit_train: int | None
+    seed: int
+
+    def model_class(self) -> type[Recommender]:
+        return model_class(self.class_path, f"models.{self.label}")
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the outcome-deciding settings as plain JSON values.
+
+        Metrics are left out: they are functions of the stored ranks, so another metric needs no new run.
+        """
+        return {
+            "dataset": self.dataset.model_dump(mode="json"),
+            "task": self.task.model_dump(mode="json", exclude={"metrics"}),
+            "split_seed": self.split_seed,
+            "class": self.class_path,
+            "config": self.config.model_dump(mode="json"),
+            "trainer": self.trainer.model_dump(mode="json"),
+            "limit_train": self.limit_train,
+            "seed": self.seed,
+        }
+
+
+def model_class(path: str, where: str) -> type[Recommender]:
+    """Import the Recommender named by ``package.module.Class``.
+
+    Raises:
+        InputError: no such module or class, or not a Recommender.
+    """
+    from benchmark.recommender import Recommender
+
+    module_name, _, class_name = path.rpartition(".")
+    if not module_name:
+        raise InputError(f"{where}.class: '{path}' is not a path like baselines.ease.EASE")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and not module_name.startswith(error.name):
+            raise  # the module is there; what it imports is not: that is a fault to be seen
+        raise InputError(
+            f"{where}.class: no module '{module_name}'{nearest(module_name, _modules_beside(module_name))}"
+        ) from None
+    cls = getattr(module, class_name, None)
+    models = {
+        name
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, Recommender) and value.__module__ == module.__name__
+    }
+    if cls is None:
+        raise InputError(f"{where}.class: {module_name} has no class '{class_name}'{nearest(class_name, models)}")
+    if not (inspect.isclass(cls) and issubclass(cls, Recommender)):
+        raise InputError(f"{where}.class: '{path}' is not a Recommender{nearest(class_name, models)}")
+    return cls
+
+
+def model_config(cls: type[Recommender], parameters: dict[str, Any], where: str) -> ModelConfig:
+    """Return the checked hyper-parameters of a model."""
+    try:
+        return cls.Config.model_validate(parameters)
+    except ValidationError as error:
+        raise InputError(describe(error, cls.Config, where)) from None
+
+
+def _modules_beside(name: str) -> Iterator[str]:
+    parent = name.rpartition(".")[0]
+    for package in {parent, "baselines", "benchmark.llm"} - {""}:
+        try:
+            folder = Path(str(importlib.import_module(package).__file__)).parent
+        except (ModuleNotFoundError, AttributeError):
+            continue
+        for file in folder.glob("*.py"):
+            if not file.stem.startswith("_"):
+                yield f"{package}.{file.stem}"
+
+
+def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``change`` laid over it, block by block."""
+    out = dict(base)
+    for key, value in change.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = _merged(out[key], value) if both else value
+    return out
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------
+
+
+def load_all(path: str | Path, overrides: Sequence[str] = ()) -> list[Experiment]:
+    """Read all experiments of a file (YAML documents separated by ``---``), with ``key.path=value`` overrides.
+
+    Raises:
+        InputError: one line with the file, the line, the key, what was found and the nearest valid name.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        beside = [str(path.with_name(p.name)) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        raise InputError(f"{path}: no such file{nearest(str(path), beside)}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 (byte {error.start}); save the file as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        documents = [d for d in YAML().load_all(text) if d is not None]
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise InputError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    if not documents:
+        raise InputError(f"{path}: the file is empty; an experiment has name, dataset and models")
+    experiments = []
+    for document in documents:
+        if not isinstance(document, CommentedMap):
+            raise InputError(f"{path}: expected keys such as name, dataset, models; found {type(document).__name__}")
+        plain = _plain(document)
+        for override in overrides:
+            _override(plain, override)
+        try:
+            experiments.append(Experiment.model_validate(plain))
+        except ValidationError as error:
+            raise InputError(describe(error, Experiment, "", lambda loc, d=document: _where(path, d, loc))) from None
+    names = [e.name for e in experiments]
+    if len(set(names)) < len(names):
+        raise InputError(f"{path}: two experiments have the name '{max(names, key=names.count)}'")
+    return experiments
+
+
+def _plain(value: Any) -> Any:
+    """Return ruamel's annotated containers and scalars as plain Python ones."""
+    if isinstance(value, CommentedMap):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, CommentedSeq):
+        return [_plain(v) for v in value]
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    """Set ``a.b.c=value`` (value in YAML) in place."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"override '{override}': expected key.path=value, such as models.ease.l2=100")
+    *parents, last = key.split(".")
+    node: Any = tree
+    for depth, name in enumerate(parents):
+        if not isinstance(node, dict):
+            raise InputError(f"override '{override}': '{'.'.join(parents[:depth])}' is not a block of keys")
+        if name not in node and parents[0] == "models":
+            raise InputError(f"override '{override}': no key '{name}'{nearest(name, node)}")
+        node = node.setdefault(name, {})  # a block that the file leaves to its defaults; checked with the rest
+    if not isinstance(node, dict):
+        raise InputError(f"override '{override}': '{'.'.join(parents)}' is not a block of keys")
+    try:
+        node[last] = _plain(YAML().load(text)) if text else None
+    except MarkedYAMLError:
+        node[last] = text
+
+
+def _where(path: Path, document: CommentedMap, loc: tuple[Any, ...]) -> str:
+    """Return ``file:line`` of the deepest key of ``loc`` that stands in the file."""
+    node: Any = document
+    line = document.lc.line
+    for part in loc:
+        if isinstance(node, CommentedMap) and part in node:
+            line = node.lc.key(part)[0]
+        elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
+            line = node.lc.item(part)[0]
+        else:
+            continue  # a tag of a union, or a block that the file flattens
+        node = node[part]
+    return f"{path}:{line + 1}: "

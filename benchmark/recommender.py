@@ -1,0 +1,289 @@
+"""Recommender: the one LightningModule contract that every model of the level field fulfils."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from lightning import LightningModule
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from benchmark.data.batch import Batch, BatchKind, BatchSpec
+from benchmark.data.schema import Catalogue
+from benchmark.data.task import Task
+from benchmark.errors import InputError
+from benchmark.evaluation.evaluator import PreferenceEvaluator, RankingEvaluator
+
+Group = Literal["trivial", "collaborative", "sequential", "content", "llm"]
+WEIGHTS = "model.safetensors"
+TOP_K = 20  # length of the recommendation lists that are kept with a run
+
+
+class ModelConfig(BaseModel):
+    """Hyper-parameters every model has; a model's own Config adds to it. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    batch_size: int = Field(2048, gt=0, description="Rows of a training batch.")
+    eval_batch_size: int = Field(1024, gt=0, description="Rows of a scoring batch.")
+
+
+class GradientConfig(ModelConfig):
+    """Hyper-parameters of models that are trained by gradients."""
+
+    learning_rate: float = Field(1e-3, gt=0, description="Step size of AdamW.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
+    negatives: int = Field(1, gt=0, description="Drawn negatives for each positive.")
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+class Recommender(LightningModule):
+    """A model of the level field: ``Config``, ``training_step`` and ``score``; the rest is done here.
+
+    Subclasses set:
+        Config: their hyper-parameters, a pydantic model.
+        batch_kind: what one training batch is (see ``benchmark.data.batch.Batch``). With ``"whole"`` (closed forms)
+            ``training_step`` is called once with the whole training part and returns nothing.
+        group: where the table shows the model.
+        tasks: which task kinds the model can do.
+        probability: True if ``score`` is a logit of P(like), so that log loss means something.
+        max_history: longest history the model reads; 0 for models that read none (a Config field of that name wins).
+
+    Args:
+        config: an instance of the class's Config.
+        catalogue: sizes, texts and training interactions.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = ModelConfig
+    batch_kind: ClassVar[BatchKind] = "pointwise"
+    group: ClassVar[Group] = "collaborative"
+    tasks: ClassVar[frozenset[str]] = frozenset({"ranking"})
+    probability: ClassVar[bool] = False
+    max_history: ClassVar[int] = 0
+
+    def __init__(self, config: ModelConfig, catalogue: Catalogue) -> None:
+        super().__init__()
+        self.config: Any = config
+        self.catalogue = catalogue
+        self.strict_loading = False  # checkpoints of PEFT models hold the adapter alone
+        self._loss_sum: Tensor | float = 0.0
+        self._loss_steps = 0
+        self.scoring_seconds = 0.0
+        self.scored_rows = 0
+        self.metrics: dict[str, dict[str, float]] = {}  # as computed; Lightning's own copies are rounded to float32
+        if self.batch_kind == "whole":
+            self.automatic_optimization = False
+            self.anchor = nn.Parameter(torch.zeros(()))  # DDP refuses a module without parameters
+
+    # --- what a model author writes --------------------------------------------------------------------------------
+
+    @classmethod
+    def tasks_of(cls, config: ModelConfig) -> frozenset[str]:
+        """Return the task kinds this configuration can do; override it only where a hyper-parameter decides them."""
+        return cls.tasks
+
+    def batch_spec(self) -> BatchSpec:
+        """Return what the model asks of the DataModule; override it only where a hyper-parameter decides the kind."""
+        config = self.config
+        return BatchSpec(
+            kind=self.batch_kind,
+            batch_size=config.batch_size,
+            eval_batch_size=config.eval_batch_size,
+            negatives=getattr(config, "negatives", 1),
+            max_history=getattr(config, "max_history", self.max_history),
+        )
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        """Return the loss (gradient models), or take the statistics of the whole batch (closed forms).
+
+        Models without anything to learn keep this one.
+        """
+        return None
+
+    def score(self, batch: Batch) -> Tensor:
+        """Return finite scores, higher is better: (B, C) for ``batch.candidates``, or (B, n_items) when it is None."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> Any:
+        if self.batch_kind == "whole":
+            return None
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        fused = all(p.is_floating_point() for p in parameters)
+        return torch.optim.AdamW(
+            parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=fused
+        )
+
+    # --- helpers for authors ---------------------------------------------------------------------------------------
+
+    @property
+    def n_users(self) -> int:
+        return self.catalogue.n_users
+
+    @property
+    def n_items(self) -> int:
+        """Number of items; also the padding id of histories."""
+        return self.catalogue.n_items
+
+    @staticmethod
+    def pick(scores: Tensor, batch: Batch) -> Tensor:
+        """Return the columns of (B, n_items) scores that the batch asks for."""
+        return scores if batch.candidates is None else scores.gather(1, batch.candidates)
+
+    @staticmethod
+    def dot(user: Tensor, item: Tensor, batch: Batch, bias: Tensor | None = None) -> Tensor:
+        """Return user . item (+ item bias) for what the batch asks: user (B, d), item (n_items, d), bias (n_items,)."""
+        if batch.candidates is None:
+            return user @ item.T if bias is None else torch.addmm(bias, user, item.T)
+        scores = torch.einsum("bd,bcd->bc", user, item[batch.candidates])
+        return scores if bias is None else scores + bias[batch.candidates]
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return what a checkpoint must hold: trainable parameters and persistent buffers, on the CPU."""
+        frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+        return {
+            name: value.detach().cpu().contiguous()
+            for name, value in self.state_dict().items()
+            if name not in frozen and name != "anchor"
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write the weights to ``folder``; models with an adapter add it in PEFT's own layout."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.weights(), folder / WEIGHTS)
+
+    def restore(self, folder: Path) -> None:
+        """Read what ``save`` wrote.
+
+        Raises:
+            InputError: a weight is missing, or has another shape than this catalogue and config ask for.
+        """
+        weights, expected = load_file(folder / WEIGHTS), self.weights()
+        for name in expected.keys() | weights.keys():
+            found = tuple(weights[name].shape) if name in weights else "nothing"
+            wanted = tuple(expected[name].shape) if name in expected else "nothing"
+            if found != wanted:
+                raise InputError(f"{folder / WEIGHTS}: {name}: found {found}, expected {wanted}: another model or data")
+        self.load_state_dict(weights, strict=False)
+
+    def report(self) -> dict[str, float]:
+        """Return numbers about the trained model that belong into the record (such as the share of padding)."""
+        return {}
+
+    # --- what is the same for all ----------------------------------------------------------------------------------
+
+    @final
+    def setup(self, stage: str) -> None:
+        task: Task = self.trainer.datamodule.task  # type: ignore[attr-defined]
+        if task.kind not in self.tasks:  # an instance can do less than its class, see baselines.mf
+            raise InputError(f"{type(self).__name__} cannot do a {task.kind} task with this configuration")
+        for part, top_k in (("valid", 0), ("test", TOP_K)):
+            if task.kind == "ranking":
+                evaluator: Any = RankingEvaluator(task.metrics, top_k=top_k)
+            else:
+                evaluator = PreferenceEvaluator(task.metrics, probability=self.probability)
+            setattr(self, f"{part}_evaluator", evaluator.to(self.device))
+
+    @final
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        kept = self.weights().keys()
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
+
+    def on_train_epoch_start(self) -> None:
+        self._loss_sum, self._loss_steps = 0.0, 0
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if loss is not None:
+            # summed on the device: reading the number here would stall every step
+            self._loss_sum = self._loss_sum + loss.detach()
+            self._loss_steps += 1
+            if self.trainer.is_last_batch:
+                self._log_loss()
+
+    def _log_loss(self) -> None:
+        mean = float(self._loss_sum) / self._loss_steps
+        if not math.isfinite(mean):
+            raise TrainingDiverged(
+                f"the training loss is {mean} in epoch {self.current_epoch} (step {self.global_step}); "
+                "lower the learning rate"
+            )
+        self.log("train_loss", mean, sync_dist=False, rank_zero_only=True)
+
+    @final
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._judge(self.valid_evaluator, batch)
+
+    @final
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._judge(self.test_evaluator, batch)
+
+    @final
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._timed_score(batch)
+
+    @final
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("valid", self.valid_evaluator)
+
+    @final
+    def on_test_epoch_start(self) -> None:
+        self.scoring_seconds, self.scored_rows = 0.0, 0
+        self.test_evaluator.reset()
+
+    @final
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test", self.test_evaluator)
+
+    def _log_metrics(self, part: str, evaluator: Any) -> None:
+        self.metrics[part] = evaluator.compute()
+        if part == "valid":
+            evaluator.reset()  # the ranks of the test part are kept: they go into the record
+        # every process has computed the same numbers from the gathered ranks
+        values = {f"{part}/{name}": value for name, value in self.metrics[part].items()}
+        self.log_dict(values, sync_dist=False, rank_zero_only=False)
+
+    def _timed_score(self, batch: Batch) -> Tensor:
+        start = time.perf_counter()
+        scores = self.score(batch)
+        if scores.is_cuda:
+            torch.cuda.synchronize(scores.device)
+        self.scoring_seconds += time.perf_counter() - start
+        self.scored_rows += len(batch)
+        return scores
+
+    def _judge(self, evaluator: Any, batch: Batch) -> None:
+        scores = self._timed_score(batch)
+        if batch.label is not None:
+            evaluator.update(batch.user, batch.label, scores[:, 0], batch.row)
+            return
+        width = self.n_items if batch.candidates is None else batch.candidates.shape[1]
+        if scores.shape != (len(batch), width):
+            raise ValueError(
+                f"{type(self).__name__}.score returned {tuple(scores.shape)}, expected ({len(batch)}, {width})"
+            )
+        assert batch.relevant is not None
+        assert batch.excluded is not None
+        evaluator.update(
+            batch.user,
+            scores,
+            batch.relevant.offsets,
+            batch.relevant.values,
+            batch.excluded.offsets,
+            batch.excluded.values,
+            candidates=batch.candidates,
+        )
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    """Return the number of parameters that training changes."""
+    return sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and name != "anchor")
+
+

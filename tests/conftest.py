@@ -1,0 +1,60 @@
+"""Shared by all tests: few threads, no network, a small data set of one's own in a folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_SILENT", "true")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture
+def tiny_csv(tmp_path: Path) -> Path:
+    """A folder with interactions.csv and items.csv: 60 users, 40 items, two tastes, ratings and times."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(60):
+        liked = np.arange(20) + 20 * (user % 2)
+        items = rng.choice(liked, 12, replace=False)
+        times = np.sort(rng.integers(0, 1000, 12))
+        rows += [(f"u{user}", f"i{i}", 3 + int(rng.integers(0, 3)), int(t)) for i, t in zip(items, times, strict=True)]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "rating", "timestamp"], orient="row")
+    frame.write_csv(tmp_path / "interactions.csv")
+    titles = [f"{'red car' if i < 20 else 'blue boat'} {i}" for i in range(40)]
+    pl.DataFrame({"item_id": [f"i{i}" for i in range(40)], "title": titles}).write_csv(tmp_path / "items.csv")
+    return tmp_path
+
+
+@pytest.fixture
+def tiny_experiment(tiny_csv: Path) -> Path:
+    """An experiment file on the small data set, with three quick models."""
+    path = tiny_csv / "experiment.yaml"
+    path.write_text(
+        f"""\
+name: tiny
+dataset:
+  source: csv
+  interactions: {tiny_csv}/interactions.csv
+  items: {tiny_csv}/items.csv
+task:
+  split: {{kind: temporal, valid: 0.2, test: 0.2}}
+  metrics: [ndcg@10, auc]
+models:
+  popularity: {{class: baselines.popularity.Popularity}}
+  ease: {{class: baselines.ease.EASE, l2: 10.0}}
+  mf: {{class: baselines.mf.MF, embedding_size: 8, learning_rate: 0.05}}
+seeds: [0, 1]
+trainer: {{max_epochs: 3}}
+""",
+        encoding="utf-8",
+    )
+    return path

@@ -1,0 +1,118 @@
+"""Planted data: clusters, an order within them, titles that tell the cluster, ratings by quality and leniency."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+
+from benchmark.data.schema import Dataset, Interactions, SplitData
+from benchmark.data.split import LeaveLastOut, Ratio, split
+from benchmark.data.task import Task
+
+WORDS = (
+    "spaceship astronaut galaxy planet rocket",
+    "kitchen recipe bread oven pastry",
+    "football goal referee stadium league",
+    "ghost haunted vampire graveyard horror",
+)
+
+
+def dataset(n_users: int = 120, n_items: int = 80, length: int = 14, seed: int = 0) -> Dataset:
+    """Users walk round the cycle of their cluster's items, mostly to the next one, sometimes to a popular item.
+
+    Ratings are 1 to 5: half the item's quality, half the user's leniency, some noise.
+    """
+    rng = np.random.default_rng(seed)
+    n_clusters, size = len(WORDS), n_items // len(WORDS)
+    cycles = rng.permutation(n_items).reshape(n_clusters, size)
+    cluster = np.empty(n_items, np.int64)
+    for number, items in enumerate(cycles):
+        cluster[items] = number
+    popular = 1 / (1 + rng.permutation(n_items))
+    quality, leniency = rng.normal(size=n_items), rng.normal(size=n_users)
+    rows = []
+    for user in range(n_users):
+        cycle, place, had = cycles[user % n_clusters], int(rng.integers(size)), set()
+        for step in range(length):
+            if rng.random() < 0.25:
+                item = int(rng.choice(n_items, p=popular / popular.sum()))
+            else:
+                place = (place + 1) % size
+                item = int(cycle[place])
+            if item in had:
+                continue
+            had.add(item)
+            rating = np.clip(np.round(3.2 + quality[item] + leniency[user] + 0.5 * rng.normal()), 1, 5)
+            rows.append((user, item, rating, 1000.0 * step + user))
+    user, item, rating, time = (np.array(column) for column in zip(*rows, strict=True))
+    words = [WORDS[c].split() for c in cluster]
+    titles = [f"The {w[rng.integers(5)]} and the {w[rng.integers(5)]}" for w in words]
+    return Dataset(
+        "planted",
+        pl.DataFrame(
+            {
+                "user": user.astype(np.int32),
+                "item": item.astype(np.int32),
+                "rating": rating.astype(np.float32),
+                "timestamp": time.astype(np.float64),
+            }
+        ),
+        pl.DataFrame({"user_id": [f"u{i:04d}" for i in range(n_users)]}),
+        pl.DataFrame({"item_id": [f"i{i:04d}" for i in range(n_items)], "title": titles}),
+    )
+
+
+def planted(kind: str, seed: int = 0) -> tuple[SplitData, Task]:
+    """Return planted data and its task; user 0, user 1 and item 0 are unseen in training.
+
+    ranking: the next item of each walk is to be found among the whole catalogue; preference: a random fifth of the rows
+    is to be told apart into likes and dislikes.
+    """
+    if kind == "ranking":
+        task = Task(split=LeaveLastOut(), metrics=("auc", "ndcg@10", "recall@10", "mrr"))
+    else:
+        task = Task(kind="preference", split=Ratio(valid=0.1, test=0.2), metrics=("auc", "uauc", "log_loss"))
+    data = split(dataset(seed=seed), task.split, seed)
+    return replace(data, train=without(data.train, users=(0, 1), items=(0,))), task
+
+
+def without(rows: Interactions, users: tuple[int, ...], items: tuple[int, ...]) -> Interactions:
+    """Return the rows of all other users and items."""
+    keep = ~np.isin(rows.user, users) & ~np.isin(rows.item, items)
+    rating, time = (None if values is None else values[keep] for values in (rows.rating, rows.time))
+    return Interactions.from_arrays(rows.user[keep], rows.item[keep], rating, time, rows.n_users)
+
+
+def large(n_users: int, n_items: int, n_interactions: int, seed: int = 0) -> SplitData:
+    """Skewed interactions without repetition, for clocks: about ``n_interactions`` in train, two a user held out."""
+    rng = np.random.default_rng(seed)
+    activity = rng.lognormal(0, 1, n_users)
+    popularity = (1 / np.arange(1, n_items + 1) ** 0.7)[rng.permutation(n_items)]
+    counts = np.clip(activity / activity.sum() * n_interactions, 20, n_items // 2).astype(np.int64)
+    counts = (counts * (n_interactions / counts.sum())).astype(np.int64).clip(5, n_items // 2)
+    noise = np.log(popularity)[None, :].astype(np.float32)
+    user, item = [], []
+    for start in range(0, n_users, 256):
+        some = counts[start : start + 256]
+        order = np.argsort(-(noise + rng.gumbel(size=(len(some), n_items)).astype(np.float32)), axis=1)
+        keep = np.arange(n_items) < some[:, None]
+        user.append(np.repeat(np.arange(start, start + len(some)), some))
+        item.append(order[keep])
+    users, items = np.concatenate(user), np.concatenate(item)
+    time = rng.random(len(users))
+    last = np.zeros(len(users), bool)
+    last[np.cumsum(counts) - 1] = True
+
+    def part(mask: np.ndarray) -> Interactions:
+        return Interactions.from_arrays(users[mask], items[mask], None, time[mask] + last[mask], n_users)
+
+    return SplitData(
+        train=part(~last),
+        valid=part(last),
+        test=part(last),
+        users=pl.DataFrame({"user_id": [f"u{i}" for i in range(n_users)]}),
+        items=pl.DataFrame({"item_id": [f"i{i}" for i in range(n_items)]}),
+        report={},
+    )

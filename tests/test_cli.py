@@ -1,0 +1,112 @@
+"""The command line as a person meets it: help, plan, run, table, and what wrong input gets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def levelfield(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    code = "from benchmark.cli import main; main()"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[object]:
+    return ["--runs", tmp_path / "runs", "--results", tmp_path / "results"]
+
+
+def test_help_names_the_commands_and_how_to_start() -> None:
+    text = levelfield("--help").stdout
+    for word in ("prepare", "run", "table", "experiments/quickstart.yaml"):
+        assert word in text
+    assert "--dry-run" in levelfield("run", "--help").stdout
+
+
+def test_dry_run_shows_the_plan_and_runs_nothing(tiny_experiment: Path, tmp_path: Path, folders: list[object]) -> None:
+    done = levelfield("run", tiny_experiment, "--dry-run", *folders)
+    assert done.returncode == 0, done.stderr
+    for word in ("popularity", "baselines.ease.EASE", "0, 1", "to do", "6 runs: 0 cached or failed, 6 to do"):
+        assert word in done.stdout
+    assert not list((tmp_path / "runs").glob("*/record.json"))
+    assert not (tmp_path / "results").exists()
+
+
+def test_run_then_again_then_table(tiny_experiment: Path, tmp_path: Path, folders: list[object]) -> None:
+    first = levelfield("run", tiny_experiment, *folders)
+    assert first.returncode == 0, first.stderr
+    table = tmp_path / "results" / "tiny" / "table.md"
+    for name in ("table.md", "table.tex", "table.csv", "manifest.json"):
+        assert (table.parent / name).is_file()
+    written = {path.name: path.read_bytes() for path in table.parent.iterdir()}
+    assert "popularity" in table.read_text()
+    again = levelfield("run", tiny_experiment, *folders)
+    assert "all 6 runs are cached" in again.stdout
+    rebuilt = levelfield("table", tiny_experiment, *folders)
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    assert {path.name: path.read_bytes() for path in table.parent.iterdir()} == written, "byte-identical when rebuilt"
+    override = levelfield("run", tiny_experiment, "models.ease.l2=99", "--dry-run", *folders)
+    assert "6 runs: 4 cached or failed, 2 to do" in override.stdout
+
+
+def test_prepare_shows_what_each_step_dropped(tiny_experiment: Path, tmp_path: Path) -> None:
+    done = levelfield("prepare", tiny_experiment, "dataset.filters.min_rating=4", "--runs", tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    assert "min_rating" in done.stdout
+    assert "test older than train" in done.stdout
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_wrong_input_gets_one_line_and_exit_code_2(tiny_experiment: Path, tmp_path: Path, folders: list[object]) -> None:
+    assert "no such file" in one_line(levelfield("run", "experiments/quikstart.yaml"))
+    assert "unknown key 'seed'" in one_line(levelfield("run", tiny_experiment, "seed=[1]", *folders))
+    assert "did you mean 'l2'" in one_line(levelfield("run", tiny_experiment, "models.ease.l22=1", *folders))
+    assert "no run of tiny is stored" in one_line(levelfield("table", tiny_experiment, *folders))
+    ratings = tmp_path / "interactions.csv"
+    good = ratings.read_text()
+    faults = {
+        "header": (good.replace("timestamp", "time", 1), "timestamp"),
+        "nan": (good.replace(",3,", ",nan,", 1), "rating"),
+        "infinite": (good.replace(",3,", ",inf,", 1), "rating"),
+        "twice": (good.replace("rating", "item_id", 1), "item_id"),
+        "word": (good.replace(",3,", ",three,", 1), "three"),
+        "empty": (good.splitlines()[0] + "\n", "interactions.csv"),
+    }
+    for name, (text, expected) in faults.items():
+        ratings.write_text(text)
+        assert expected in one_line(levelfield("run", tiny_experiment, *folders)), name
+    ratings.write_bytes(good.encode().replace(b"u1,", b"u\xe91,", 1))
+    assert "UTF-8" in one_line(levelfield("run", tiny_experiment, *folders))
+    ratings.write_text(good)
+    assert "min_rating" in one_line(levelfield("run", tiny_experiment, "dataset.filters.min_rating=9", *folders))
+    parquet = tmp_path / "interactions.parquet"
+    parquet.write_bytes(b"PAR1 not a parquet file")
+    done = levelfield("run", tiny_experiment, f"dataset.interactions={parquet}", *folders)
+    assert "interactions.parquet" in one_line(done)
+    done = levelfield("run", tiny_experiment, "task.metrics=[ndcg@100000]", "trainer.early_stopping.monitor=ndcg@100000", *folders)
+    assert "ndcg@100000" in one_line(done)
+    assert not list((tmp_path / "runs").glob("*/record.json"))
+
+
+def test_a_failed_run_makes_the_exit_code_1_and_leaves_its_traceback(
+    tiny_experiment: Path, tmp_path: Path, folders: list[object]
+) -> None:
+    done = levelfield("run", tiny_experiment, "models.mf.learning_rate=1e30", *folders)
+    assert done.returncode == 1
+    assert "failed" in done.stdout
+    assert "TrainingDiverged" in done.stdout
+    table = (tmp_path / "results" / "tiny" / "table.md").read_text()
+    assert "failed" in table, "a missing cell says why"
+    assert list((tmp_path / "runs").glob("*/error.log"))

@@ -1,0 +1,122 @@
+"""The experiment file: what it means, how it is overridden, and the one line that each fault gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmark.errors import InputError
+from benchmark.experiment import Experiment, load_all
+from benchmark.runs.execute import run_key
+
+EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda p: p.stem)
+def test_every_shipped_experiment_loads_and_names_real_models(path: Path) -> None:
+    for experiment in load_all(path):
+        specs = experiment.specs()
+        assert len(specs) == len(experiment.models) * len(experiment.seeds)
+        groups = {spec.model_class().group for spec in specs}
+        assert "trivial" in groups, "a table without trivial baselines is not evidence"
+
+
+def test_overrides_from_the_shell(tiny_experiment: Path) -> None:
+    experiment = Experiment.load(tiny_experiment, ["models.ease.l2=100", "seeds=[7]", "trainer.max_epochs=1"])
+    assert [spec.seed for spec in experiment.specs()] == [7, 7, 7]
+    assert experiment.specs()[1].config.l2 == 100
+    assert experiment.trainer.max_epochs == 1
+
+
+def test_the_key_is_decided_by_what_decides_the_outcome(tiny_experiment: Path) -> None:
+    def keys(*overrides: str) -> list[str]:
+        return [run_key(spec, "fingerprint") for spec in Experiment.load(tiny_experiment, overrides).specs()]
+
+    base = keys()
+    assert len(set(base)) == 6, "a run a model and seed"
+    assert keys("name=other", "task.metrics=[auc, recall@5]", "trainer.early_stopping.monitor=auc") != base
+    assert keys("task.metrics=[ndcg@10, recall@5]") == base, "another metric is a function of the same ranks"
+    assert keys("name=other") == base
+    changed = keys("models.ease.l2=11")
+    assert [a == b for a, b in zip(base, changed, strict=True)] == [True, True, False, False, True, True]
+    assert run_key(Experiment.load(tiny_experiment).specs()[0], "other data") != base[0]
+
+
+def test_numbers_in_scientific_notation_are_numbers(tiny_experiment: Path) -> None:
+    experiment = Experiment.load(tiny_experiment, ["models.mf.learning_rate=1e-3"])
+    assert experiment.specs()[4].config.learning_rate == 0.001
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("seeds: [0, 1]", "seed: [0, 1]", "experiment.yaml:13: Experiment: unknown key 'seed'; did you mean 'seeds'?"),
+        ("seeds: [0, 1]", "seeds: [0, 0]", "experiment.yaml:13: seeds: a seed stands twice"),
+        ("seeds: [0, 1]", "seeds: many", "experiment.yaml:13: seeds: should be a valid tuple, found 'many'"),
+        ("max_epochs: 3", "max_epoch: 3", "experiment.yaml:14: trainer: unknown key 'max_epoch'; did you mean"),
+        ("max_epochs: 3", "max_epochs: 0", "experiment.yaml:14: trainer.max_epochs: should be greater than or equal to 1"),
+        ("kind: temporal", "kind: temporel", "experiment.yaml:7: task.split: unknown kind 'temporel'; did you mean"),
+        ("valid: 0.2", "valid: 1.2", "experiment.yaml:7: task.split.valid"),
+        ("source: csv", "source: cvs", "experiment.yaml:3: dataset.source: unknown source 'cvs'; did you mean 'csv'?"),
+        ("name: tiny\n", "", "name: required, and not there"),
+        ("l2: 10.0", "l3: 10.0", "models.ease: unknown key 'l3'; did you mean 'l2'?"),
+        ("l2: 10.0", "l2: -1", "models.ease.l2: should be greater than 0, found -1"),
+        ("baselines.ease.EASE", "baselines.ease.Eease", "models.ease.class: baselines.ease has no class 'Eease'; did you"),
+        ("baselines.ease.EASE", "baselines.eese.EASE", "no module 'baselines.eese'; did you mean 'baselines.ease'?"),
+        ("baselines.ease.EASE", "EASE", "models.ease.class: 'EASE' is not a path like baselines.ease.EASE"),
+        ("[ndcg@10, auc]", "[ndgc@10, auc]", "'ndgc"),
+        ("[ndcg@10, auc]", "[ndcg@0, auc]", "ndcg@0"),
+        ("[ndcg@10, auc]", "[log_loss]", "task.metrics: 'log_loss' is not a metric of a ranking task"),
+        ("max_epochs: 3", "early_stopping: {monitor: mrr}", "'mrr' is not among task.metrics"),
+        ("max_epochs: 3", "max_epochs: 3}}", "experiment.yaml:14: not valid YAML"),
+    ],
+)
+def test_a_fault_gets_one_line_with_file_line_key_and_nearest_name(
+    tiny_experiment: Path, old: str, new: str, expected: str
+) -> None:
+    text = tiny_experiment.read_text()
+    assert old in text
+    tiny_experiment.write_text(text.replace(old, new))
+    with pytest.raises(InputError) as caught:
+        Experiment.load(tiny_experiment).specs()
+    message = str(caught.value)
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_a_model_that_cannot_do_the_task_is_refused(tiny_experiment: Path) -> None:
+    with pytest.raises(InputError, match=r"models\.ease: EASE cannot do a preference task with these settings; it does: ranking"):
+        Experiment.load(tiny_experiment, ["task.kind=preference", "task.metrics=[auc]"]).specs()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("models.eese.l2=1", "no key 'eese'; did you mean 'ease'?"),
+        ("models.ease.l2", "expected key.path=value"),
+        ("name.x=1", "'name' is not a block of keys"),
+    ],
+)
+def test_a_wrong_override_names_the_nearest_key(tiny_experiment: Path, override: str, expected: str) -> None:
+    with pytest.raises(InputError, match=expected.replace("?", r"\?")):
+        Experiment.load(tiny_experiment, [override])
+
+
+def test_files_that_are_no_experiments(tmp_path: Path) -> None:
+    near = tmp_path / "quickstart.yaml"
+    near.write_text("name: x\n")
+    with pytest.raises(InputError, match=r"quikstart.yaml: no such file; did you mean '.*quickstart.yaml'"):
+        load_all(tmp_path / "quikstart.yaml")
+    binary = tmp_path / "latin.yaml"
+    binary.write_bytes("name: caf\xe9".encode("latin-1"))
+    with pytest.raises(InputError, match="not UTF-8"):
+        load_all(binary)
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("")
+    with pytest.raises(InputError, match="the file is empty"):
+        load_all(empty)
+    listed = tmp_path / "list.yaml"
+    listed.write_text("- a\n- b\n")
+    with pytest.raises(InputError, match="expected keys such as name"):
+        load_all(listed)
