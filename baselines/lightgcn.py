@@ -79,7 +79,7 @@ class LightGCN(Recommender):
         items = torch.cat([batch.item.unsqueeze(1), batch.negative], 1) + self.n_users
         nodes = torch.cat([batch.user.unsqueeze(1), items], 1)
         x = F.embedding(nodes, self.propagate())
-        logits = (x[:, 1:] @ x[:, 0].unsqueeze(2)).squeeze(2)
+        logits = (x[:, 1:] * x[:, :1]).sum(2)
         return F.softplus(logits[:, 1:] - logits[:, :1]).mean()
 
     def score(self, batch: Batch) -> Tensor:

@@ -101,6 +101,7 @@ def undisturbed(generators: bool = True) -> Iterator[None]:
         with shimmed(), warnings.catch_warnings():
             for category in (DeprecationWarning, FutureWarning, SyntaxWarning):
                 warnings.simplefilter("ignore", category)
+            warnings.filterwarnings("ignore", module=r"recbole\.")
             yield
     finally:
         sys.argv, (sys.stdout, sys.stderr) = argv, streams

@@ -179,6 +179,13 @@ class Recommender(LightningModule):
 
     # --- what is the same for all ----------------------------------------------------------------------------------
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the running hook 46 times a step; the checks of nn.Module would cost 4 % of a step of MF
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     @final
     def setup(self, stage: str) -> None:
         task: Task = self.trainer.datamodule.task  # type: ignore[attr-defined]
@@ -285,5 +292,3 @@ class Recommender(LightningModule):
 def trainable_parameters(model: nn.Module) -> int:
     """Return the number of parameters that training changes."""
     return sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and name != "anchor")
-
-

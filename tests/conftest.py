@@ -14,6 +14,8 @@ import polars as pl
 import pytest
 import torch
 
+from tests.contract import two_processes  # noqa: F401  a fixture for every test that inherits the contract
+
 torch.set_num_threads(2)
 
 

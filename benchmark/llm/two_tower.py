@@ -63,7 +63,7 @@ class TwoTower(Recommender):
         nn.init.zeros_(self.project.weight)  # starts as the plain mean of the history
         self.decay = nn.Parameter(torch.tensor(-2.0))
         self.popularity = nn.Parameter(torch.tensor(0.5))
-        self.nobody = nn.Parameter(torch.zeros(size))  # a user without history
+        self.nobody = nn.Parameter(torch.full((size,), size**-0.5))  # a user without history
         count = torch.bincount(torch.from_numpy(catalogue.train.item).long(), minlength=self.n_items) + 1.0
         self.register_buffer("frequency", (count / count.sum()).log(), persistent=False)
         self._items: Tensor | None = None
@@ -87,21 +87,22 @@ class TwoTower(Recommender):
         table = torch.cat([vectors, vectors.new_zeros(1, vectors.shape[1])])
         column = torch.full_like(history, len(items))
         column[real] = place
-        source, target = column[:, :-1], column[:, 1:]
-        age = torch.arange(source.shape[1], device=history.device)
+        age = torch.arange(history.shape[1] - 1, device=history.device)
         distance = age.unsqueeze(1) - age
         weight = torch.where(distance >= 0, torch.exp(-F.softplus(self.decay) * distance.clamp(min=0)), 0.0)
         weight = weight / weight.sum(1, keepdim=True)
-        wanted = real[:, 1:]
-        user = self._user((weight @ table[source])[wanted])
+        # the first item is predicted from nothing, every other one from what came before it
+        before = weight @ table[column[:, :-1]]
+        mean = torch.cat([self.nobody.expand(len(history), 1, -1), before], dim=1)
+        user = self._user(mean[real])
         logits = user @ vectors.T / self.config.temperature
         # log-Q correction and the learned popularity term, both multiples of the log frequency
         logits = logits + (self.popularity - 1) * self.frequency[items]
-        answer = target[wanted]
+        answer = column[real]
         own = torch.zeros(len(history), len(items) + 1, dtype=torch.bool, device=history.device)
         own.scatter_(1, column, True)
         # the user's other items are no negatives
-        row = torch.arange(len(history), device=history.device).unsqueeze(1).expand_as(target)[wanted]
+        row = real.nonzero()[:, 0]
         others = own[row, :-1].scatter(1, answer.unsqueeze(1), False)
         return F.cross_entropy(logits.masked_fill(others, float("-inf")), answer)
 

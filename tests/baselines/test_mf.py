@@ -38,4 +38,4 @@ def test_who_is_unseen_is_the_average_user_and_unseen_items_have_no_random_luck(
     scores = fitted.score(batch)
     torch.testing.assert_close(scores[0], scores[1])
     mean = model.user.weight[model.known_user].mean(0)
-    torch.testing.assert_close(scores[0], model.item.weight @ mean[:-1] + model.item_bias + mean[-1])
+    torch.testing.assert_close(scores[0], model.item.weight @ mean[:-1] + model.item_bias.weight[:, 0] + mean[-1])

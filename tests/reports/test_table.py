@@ -45,7 +45,7 @@ def test_metrics_that_were_not_asked_for_at_run_time_come_from_the_ranks(tiny_ex
 
 def rows(*means: float | None) -> list[Row]:
     cells = [(Cell(mean=m, sd=0.001, low=m - 0.01, high=m + 0.01) if m is not None else Cell(reason="failed")) for m in means]
-    return [Row(f"m_{i}", "collaborative", (f"k{i}",), (cell, Cell(1.0)), "") for i, cell in enumerate(cells)]
+    return [Row(f"m_{i}", "collaborative", (f"k{i}",), (cell, Cell(1.0), Cell(0.05)), "") for i, cell in enumerate(cells)]
 
 
 def test_best_and_second_are_marked_and_equal_numbers_share_a_mark() -> None:
@@ -56,24 +56,24 @@ def test_best_and_second_are_marked_and_equal_numbers_share_a_mark() -> None:
 
 
 def made(*means: float | None) -> ComparisonTable:
-    return ComparisonTable("made", ("NDCG@10", "Train s"), ("ndcg@10",), tuple(_ranked(rows(*means), ["ndcg@10"])), "How & why.")
+    return ComparisonTable("made", ("NDCG@10", "Train s", "ms/user"), ("ndcg@10",), tuple(_ranked(rows(*means), ["ndcg@10"])), "How & why.")
 
 
 def test_markdown_latex_and_csv_say_the_same() -> None:
     table = made(0.3, 0.5, None)
     text = render.markdown(table)
-    assert "| m_1 | **0.5000 ± 0.0010** | [0.490, 0.510] | 1.00 |" in text
+    assert "| m_1 | **0.5000 ± 0.0010** | [0.490, 0.510] | 1.00 | 0.050 |" in text
     assert "<u>0.3000 ± 0.0010</u>" in text
     assert "| m_2 | failed |" in text
     tex = render.latex(table)
-    assert r"m\_1 & \textbf{0.5000 $\pm$ 0.0010} & [0.490, 0.510] & 1.00 \\" in tex
+    assert r"m\_1 & \textbf{0.5000 $\pm$ 0.0010} & [0.490, 0.510] & 1.00 & 0.050 \\" in tex
     assert r"How \& why." in tex
-    for word in (r"\toprule", r"\bottomrule", r"\begin{tabular}{lrrr}"):
+    for word in (r"\toprule", r"\bottomrule", r"\begin{tabular}{lrrrr}"):
         assert word in tex
     assert tex.count("{") == tex.count("}")
     read = list(csv.DictReader(io.StringIO(render.comma_separated(table))))
-    assert read[2]["mean"] == "0.5"
-    assert read[4]["reason"] == "failed"
+    assert read[3]["mean"] == "0.5"
+    assert read[6]["reason"] == "failed"
 
 
 def test_headings_are_the_fields_own_names() -> None:

@@ -1,0 +1,83 @@
+"""Pointwise: the contract on a tiny random model, prompts by length, and what a real pretrained one learns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmark.data.datamodule import RecDataModule
+from benchmark.llm.pointwise import Pointwise
+from tests.contract import RecommenderContract, fit
+from tests.llm.tiny import tiny_bert
+from tests.planted import planted
+
+
+class TestPointwise(RecommenderContract):
+    model = Pointwise
+    config = {"backbone": tiny_bert(), "learning_rate": 0.01, "batch_size": 64, "max_length": 96}
+    tasks = ("preference",)
+    epochs = 4
+    floor = 0.53
+
+
+def test_the_prompt_shows_profile_history_and_candidate() -> None:
+    data, task = planted("preference")
+    model = Pointwise(Pointwise.Config(backbone=tiny_bert(), max_length=96), data.catalogue())
+    rows = RecDataModule(data, task, model.batch_spec()).rows("test")
+    batch = rows[rows.all]
+    assert batch.candidates is not None
+    assert batch.history_length is not None
+    assert batch.history is not None
+    row = int(batch.history_length.argmax())
+    prompts = model.prompts(batch, batch.candidates[:, 0])
+    text = model.backbone.tokenizer.decode(prompts.tokens[prompts.offsets[row] : prompts.offsets[row + 1]])
+    titles = [t.lower() for t in data.items["title"].to_list()]
+    assert f"will the user like {titles[int(batch.candidates[row, 0])]}?" in text
+    for item in batch.history[row, : int(batch.history_length[row])].tolist():
+        assert titles[item] in text
+    assert prompts.lengths.max() <= 96
+
+
+def test_training_prompts_of_like_length_share_a_batch() -> None:
+    data, task = planted("preference")
+    fitted = fit(Pointwise, {"backbone": tiny_bert(), "batch_size": 32}, data, task, test=False)
+    report = fitted.model.report()
+    assert report["training_tokens"] > 0
+    assert report["padding_share"] <= 0.05
+
+
+def test_ranking_by_candidates_and_over_the_whole_catalogue() -> None:
+    data, task = planted("ranking")
+    model = Pointwise(Pointwise.Config(backbone=tiny_bert(), max_length=96), data.catalogue()).eval()
+    rows = RecDataModule(data, task, model.batch_spec()).rows("test")
+    batch = rows[rows.all[:3]]
+    full = model.score(batch)
+    assert full.shape == (3, data.n_items)
+    batch.candidates = torch.tensor([[5, 2], [7, 0], [1, 3]])
+    torch.testing.assert_close(model.score(batch), full.gather(1, batch.candidates), rtol=1e-4, atol=1e-5)
+
+
+def test_a_prompt_that_cannot_fit_is_one_line() -> None:
+    from benchmark.errors import InputError
+
+    data, task = planted("preference")
+    model = Pointwise(Pointwise.Config(backbone=tiny_bert(), max_length=10), data.catalogue())
+    rows = RecDataModule(data, task, model.batch_spec()).rows("test")
+    with pytest.raises(InputError, match="max_length is 10"):
+        model.score(rows[rows.all])
+
+
+def test_a_real_pretrained_model_learns_a_batch_of_prompts() -> None:
+    data, task = planted("preference")
+    torch.manual_seed(0)
+    model = Pointwise(Pointwise.Config(batch_size=16, max_length=128, learning_rate=2e-3), data.catalogue())
+    batch = next(iter(RecDataModule(data, task, model.batch_spec()).train_dataloader()))
+    optimizer = model.configure_optimizers()
+    losses = []
+    for step in range(8):
+        loss = model.training_step(batch, step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.75 * losses[0], losses

@@ -1,0 +1,100 @@
+"""TwoTower: the contract on a tiny random model, then what a real pretrained one learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmark.llm.two_tower import ADAPTER, TwoTower
+from tests.contract import RecommenderContract, fit, quiet
+from tests.llm.tiny import tiny_bert
+from tests.planted import planted
+
+
+class TestTwoTower(RecommenderContract):
+    model = TwoTower
+    config = {"backbone": tiny_bert(), "learning_rate": 0.01, "batch_size": 32}
+    epochs = 8
+    floor = 0.75
+
+
+def test_items_are_encoded_once_an_evaluation_and_anew_after_training() -> None:
+    data, task = planted("ranking")
+    fitted = fit(TwoTower, {"backbone": tiny_bert()}, data, task)
+    model, calls = fitted.model, []
+    encode = model.encode_items
+    model.encode_items = lambda items: calls.append(len(items)) or encode(items)  # type: ignore[method-assign]
+    model._items = None
+    for rows in fitted.module.rows("test").all.split(10):
+        fitted.score(fitted.module.rows("test")[rows])
+    assert calls == [data.n_items]
+    model.train()
+    model.training_step(next(iter(fitted.module.train_dataloader())), 0)
+    fitted.score(fitted.batch())
+    assert calls[-1] == data.n_items
+
+
+def test_what_comes_later_in_a_history_does_not_help_an_earlier_position() -> None:
+    data, task = planted("ranking")
+    with quiet():
+        model = TwoTower(TwoTower.Config(backbone=tiny_bert()), data.catalogue()).eval()
+        history = torch.tensor([[3, 5, 7, 9, data.n_items]])
+        longer = torch.tensor([[3, 5, 7, 9, 11]])
+        fitted = fit(TwoTower, {"backbone": tiny_bert()}, data, task, test=False)
+        batch = fitted.batch()
+        batch.user, batch.seen = batch.user[:1], None
+        batch.history, batch.history_length = history, torch.tensor([4])
+        short = fitted.score(batch)
+        batch.history, batch.history_length = longer, torch.tensor([4])  # the fifth stands behind the end
+        torch.testing.assert_close(fitted.score(batch), short)
+    assert model.batch_spec().kind == "sequence"
+
+
+def test_the_adapter_folder_loads_with_plain_peft_to_the_same_vectors(tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModel
+
+    data, task = planted("ranking")
+    fitted = fit(TwoTower, {"backbone": tiny_bert(), "learning_rate": 0.01}, data, task, test=False)
+    fitted.model.save(tmp_path)
+    base = AutoModel.from_pretrained(tiny_bert()).eval()
+    plain = PeftModel.from_pretrained(base, tmp_path / ADAPTER).eval()
+    texts = fitted.model.catalogue.items["title"].to_list()[:5]
+    tokens = fitted.model.backbone.tokenizer(texts, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = plain(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).last_hidden_state
+        mask = tokens["attention_mask"].unsqueeze(-1)
+        mean = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+        fitted.model.eval()
+        torch.testing.assert_close(fitted.model.encode_items(torch.arange(5)), mean, rtol=1e-4, atol=1e-5)
+
+
+def test_checkpoints_hold_the_adapter_and_not_the_backbone() -> None:
+    data, _ = planted("ranking")
+    model = TwoTower(TwoTower.Config(backbone=tiny_bert()), data.catalogue())
+    names = model.weights().keys()
+    assert any("lora_A" in name for name in names)
+    assert not any("embeddings" in name for name in names)
+    assert sum(v.numel() for v in model.weights().values()) < 0.05 * sum(p.numel() for p in model.parameters())
+
+
+def test_a_real_pretrained_model_learns_on_real_text() -> None:
+    data, task = planted("ranking")
+    untrained = fit(TwoTower, {"learning_rate": 1e-12}, data, task, epochs=1).metrics
+    trained = fit(TwoTower, {"batch_size": 40}, data, task, epochs=3).metrics
+    assert trained["auc"] > untrained["auc"] - 0.01
+    assert trained["auc"] > 0.75
+
+
+def test_no_text_in_the_catalogue_is_one_line() -> None:
+    from benchmark.errors import InputError
+
+    data, _ = planted("ranking")
+    catalogue = data.catalogue()
+    empty = catalogue.__class__(**{**vars(catalogue), "items": catalogue.items.select("item_id")})
+    with pytest.raises(InputError, match="no item has any text"):
+        TwoTower(TwoTower.Config(backbone=tiny_bert()), empty)
+    assert np.isfinite(catalogue.n_items)
