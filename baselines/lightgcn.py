@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class Propagate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None, None]:
-        return Propagate.apply(grad[0].contiguous(), ctx.graph, ctx.n_layers), None, None  # type: ignore[no-untyped-call]
+        return Propagate.apply(grad[0].contiguous(), ctx.graph, ctx.n_layers), None, None
 
 
 class LightGCN(Recommender):
@@ -65,13 +66,15 @@ class LightGCN(Recommender):
             scale = diags_array(1 / np.sqrt(np.maximum(adjacency.sum(axis=1), 1)))
             a = (scale @ adjacency @ scale).tocsr().astype(np.float32)
             # 32-bit indices: MKL would copy 64-bit ones at every product
-            parts = [torch.from_numpy(x) for x in (a.indptr.astype(np.int32), a.indices.astype(np.int32), a.data)]
-            self._graph = torch.sparse_csr_tensor(*parts, size=a.shape).to(self.device)
+            rows, columns = (torch.from_numpy(index.astype(np.int32)) for index in (a.indptr, a.indices))
+            with warnings.catch_warnings():  # of torch: sparse CSR tensors are young
+                warnings.simplefilter("ignore", UserWarning)
+                self._graph = torch.sparse_csr_tensor(rows, columns, torch.from_numpy(a.data), a.shape).to(self.device)
         return self._graph
 
     def propagate(self) -> Tensor:
         """Return (n_users + n_items, d)."""
-        return Propagate.apply(self.node.weight, self.graph(), self.config.n_layers)  # type: ignore[no-untyped-call]
+        return Propagate.apply(self.node.weight, self.graph(), self.config.n_layers)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         assert batch.item is not None

@@ -54,6 +54,7 @@ class MF(Recommender):
             gap = (user[..., :-1] * (factors[:, 1:] - factors[:, :1])).sum(2) + bias[:, 1:] - bias[:, :1]
             return F.softplus(gap).mean()
         logits = (user[..., :-1] * factors).sum(2) + bias + user[..., -1]
+        assert batch.label is not None
         return F.binary_cross_entropy_with_logits(logits[:, 0], batch.label)
 
     def score(self, batch: Batch) -> Tensor:

@@ -356,7 +356,7 @@ class RecBole(Recommender):
             return None
         with compat.shimmed():
             loss: Any = self.recbole.calculate_loss(self._rows(batch))
-        return torch.stack(loss).sum() if isinstance(loss, tuple) else loss
+        return torch.stack([part.sum() for part in loss]).sum() if isinstance(loss, tuple) else loss
 
     def _rows(self, batch: Batch) -> Any:
         """Return a training batch as RecBole's ``Interaction``."""

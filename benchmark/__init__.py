@@ -6,14 +6,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmark.data.batch import Batch, BatchSpec
-    from benchmark.data.datamodule import RecDataModule
-    from benchmark.data.schema import Catalogue
-    from benchmark.errors import InputError
-    from benchmark.experiment import Experiment
-    from benchmark.recommender import GradientConfig, ModelConfig, Recommender
-    from benchmark.runs.record import RunRecord, RunStore
-    from benchmark.runs.run import prepare, run
+    from benchmark.data.batch import Batch as Batch
+    from benchmark.data.batch import BatchSpec as BatchSpec
+    from benchmark.data.datamodule import RecDataModule as RecDataModule
+    from benchmark.data.schema import Catalogue as Catalogue
+    from benchmark.errors import InputError as InputError
+    from benchmark.experiment import Experiment as Experiment
+    from benchmark.experiment import load_all as load_all
+    from benchmark.recommender import GradientConfig as GradientConfig
+    from benchmark.recommender import ModelConfig as ModelConfig
+    from benchmark.recommender import Recommender as Recommender
+    from benchmark.runs.record import RunRecord as RunRecord
+    from benchmark.runs.record import RunStore as RunStore
+    from benchmark.runs.run import prepare as prepare
+    from benchmark.runs.run import run as run
 
 _HOME = {
     "Batch": "benchmark.data.batch",
@@ -22,6 +28,7 @@ _HOME = {
     "Catalogue": "benchmark.data.schema",
     "InputError": "benchmark.errors",
     "Experiment": "benchmark.experiment",
+    "load_all": "benchmark.experiment",
     "GradientConfig": "benchmark.recommender",
     "ModelConfig": "benchmark.recommender",
     "Recommender": "benchmark.recommender",

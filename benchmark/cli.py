@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="levelfield",
-    help="One level field for fine-tuned LLM recommenders and classical ones: the same data, split, candidates, metrics.",
+    help="One level field for fine-tuned LLM recommenders and classical ones: same data, split, candidates, metrics.",
     epilog="Start with: levelfield run experiments/quickstart.yaml --dry-run",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-File = Annotated[Path, typer.Argument(metavar="FILE", help="Experiment file (YAML), such as experiments/quickstart.yaml.")]
+File = Annotated[
+    Path, typer.Argument(metavar="FILE", help="Experiment file (YAML), such as experiments/quickstart.yaml.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as models.ease.l2=100 'seeds=[0]'."),
@@ -106,7 +108,9 @@ def table(
         planned, _ = finished_records(experiment, runs)
         records = [named(p.record, p.spec) if p.record is not None else None for p in planned]
         if not any(records):
-            raise InputError(f"{file}: no run of {experiment.name} is stored under {runs}/; first: levelfield run {file}")
+            raise InputError(
+                f"{file}: no run of {experiment.name} is stored under {runs}/; first: levelfield run {file}"
+            )
         written = _write_table(experiment, records, RunStore(runs), results, console)
         console.print(f"written: {', '.join(map(str, written))}", highlight=False)
 
@@ -138,7 +142,9 @@ def _earlier_seconds(folder: Path) -> dict[str, float]:
 
     try:
         runs = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["runs"].values()
-        return {r["model"]: sum(v for k, v in r["seconds"].items() if k in ("build", "fit", "save", "test")) for r in runs}
+        return {
+            r["model"]: sum(v for k, v in r["seconds"].items() if k in ("build", "fit", "save", "test")) for r in runs
+        }
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 

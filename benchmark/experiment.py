@@ -6,6 +6,7 @@ import importlib
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,7 +42,7 @@ class TrainerConfig(_Strict):
     """What is passed to ``lightning.Trainer``, under Lightning's names."""
 
     max_epochs: int = Field(20, ge=1)
-    early_stopping: EarlyStopping = Field(default_factory=EarlyStopping)
+    early_stopping: EarlyStopping = EarlyStopping()
     accelerator: str = "auto"
     devices: int | str = 1
     strategy: str = "auto"
@@ -67,7 +68,7 @@ class DatasetConfig(_Strict):
     """A source (its settings stand beside ``source``) and the filters applied to it."""
 
     source: Source
-    filters: Filters = Field(default_factory=Filters)
+    filters: Filters = Filters()
 
     @model_validator(mode="before")
     @classmethod
@@ -99,12 +100,12 @@ class Experiment(_Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
     dataset: DatasetConfig
-    task: Task = Field(default_factory=Task)
+    task: Task = Task()
     models: dict[str, ModelEntry] = Field(min_length=1)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     split_seed: int = Field(0, description="Seed of the split and of the integer ids; the same for all models.")
-    trainer: TrainerConfig = Field(default_factory=TrainerConfig)
-    tracking: Tracking = Field(default_factory=Tracking)
+    trainer: TrainerConfig = TrainerConfig()
+    tracking: Tracking = Tracking()
 
     @field_validator("seeds")
     @classmethod
@@ -138,9 +139,7 @@ class Experiment(_Strict):
                 raise InputError(
                     f"task.metrics: '{metric}' is not a metric of a {self.task.kind} task{nearest(name, known)}"
                 )
-        return [
-            self._spec(label, entry, seed) for label, entry in self.models.items() for seed in self.seeds
-        ]
+        return [self._spec(label, entry, seed) for label, entry in self.models.items() for seed in self.seeds]
 
     def _spec(self, label: str, entry: ModelEntry, seed: int) -> RunSpec:
         where = f"models.{label}"
@@ -274,7 +273,7 @@ def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------
+# --- reading ---------------------------------------------------------------------------------------------------------
 
 
 def load_all(path: str | Path, overrides: Sequence[str] = ()) -> list[Experiment]:
@@ -310,7 +309,7 @@ def load_all(path: str | Path, overrides: Sequence[str] = ()) -> list[Experiment
         try:
             experiments.append(Experiment.model_validate(plain))
         except ValidationError as error:
-            raise InputError(describe(error, Experiment, "", lambda loc, d=document: _where(path, d, loc))) from None
+            raise InputError(describe(error, Experiment, "", partial(_where, path, document))) from None
     names = [e.name for e in experiments]
     if len(set(names)) < len(names):
         raise InputError(f"{path}: two experiments have the name '{max(names, key=names.count)}'")

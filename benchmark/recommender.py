@@ -243,7 +243,7 @@ class Recommender(LightningModule):
     @final
     def on_test_epoch_start(self) -> None:
         self.scoring_seconds, self.scored_rows = 0.0, 0
-        self.test_evaluator.reset()
+        self.test_evaluator.reset()  # type: ignore[operator, union-attr]
 
     @final
     def on_test_epoch_end(self) -> None:

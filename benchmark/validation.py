@@ -43,8 +43,8 @@ def describe(
         text = (f"unknown {name} '{tag}'" if tag else f"its {name} is not given") + nearest(tag, expected)
     elif fault["type"] == "literal_error":
         options = str(fault["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
-        text = f"found {found!r}, expected one of {', '.join(options)}{nearest(str(found), options) if isinstance(found, str) else ''}"
-        text = text.split("; known")[0]
+        hint = nearest(str(found), options).partition("; known")[0]
+        text = f"found {found!r}, expected one of {', '.join(options)}{hint}"
     elif fault["type"] == "value_error":
         text = str(fault["ctx"]["error"])
     else:
@@ -59,7 +59,7 @@ def _walk(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[list[str], str,
     """Return (valid names where ``loc`` ends, name of the model there, the keys of ``loc`` without union tags)."""
     keys: list[Any] = []
     at: Any = model
-    owner: Any = model
+    owner: type[BaseModel] = model
     for part in loc:
         options = _options(at)
         fields = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]

@@ -99,7 +99,9 @@ def one_line(done: Done) -> str:
     return done.stderr
 
 
-def test_wrong_input_gets_one_line_and_exit_code_2(tiny_experiment: Path, tmp_path: Path, folders: list[object]) -> None:
+def test_wrong_input_gets_one_line_and_exit_code_2(
+    tiny_experiment: Path, tmp_path: Path, folders: list[object]
+) -> None:
     assert "no such file" in one_line(levelfield("run", "experiments/quikstart.yaml"))
     assert "unknown key 'seed'" in one_line(levelfield("run", tiny_experiment, "seed=[1]", *folders))
     assert "did you mean 'l2'" in one_line(levelfield("run", tiny_experiment, "models.ease.l22=1", *folders))
@@ -125,7 +127,9 @@ def test_wrong_input_gets_one_line_and_exit_code_2(tiny_experiment: Path, tmp_pa
     parquet.write_bytes(b"PAR1 not a parquet file")
     done = levelfield("run", tiny_experiment, f"dataset.interactions={parquet}", *folders)
     assert "interactions.parquet" in one_line(done)
-    done = levelfield("run", tiny_experiment, "task.metrics=[ndcg@100000]", "trainer.early_stopping.monitor=ndcg@100000", *folders)
+    done = levelfield(
+        "run", tiny_experiment, "task.metrics=[ndcg@100000]", "trainer.early_stopping.monitor=ndcg@100000", *folders
+    )
     assert "ndcg@100000" in one_line(done)
     assert not list((tmp_path / "runs").glob("*/record.json"))
 

@@ -55,14 +55,22 @@ def test_numbers_in_scientific_notation_are_numbers(tiny_experiment: Path) -> No
         ("seeds: [0, 1]", "seeds: [0, 0]", "experiment.yaml:13: seeds: a seed stands twice"),
         ("seeds: [0, 1]", "seeds: many", "experiment.yaml:13: seeds: should be a valid tuple, found 'many'"),
         ("max_epochs: 3", "max_epoch: 3", "experiment.yaml:14: trainer: unknown key 'max_epoch'; did you mean"),
-        ("max_epochs: 3", "max_epochs: 0", "experiment.yaml:14: trainer.max_epochs: should be greater than or equal to 1"),
+        (
+            "max_epochs: 3",
+            "max_epochs: 0",
+            "experiment.yaml:14: trainer.max_epochs: should be greater than or equal to 1",
+        ),
         ("kind: temporal", "kind: temporel", "experiment.yaml:7: task.split: unknown kind 'temporel'; did you mean"),
         ("valid: 0.2", "valid: 1.2", "experiment.yaml:7: task.split.valid"),
         ("source: csv", "source: cvs", "experiment.yaml:3: dataset.source: unknown source 'cvs'; did you mean 'csv'?"),
         ("name: tiny\n", "", "name: required, and not there"),
         ("l2: 10.0", "l3: 10.0", "models.ease: unknown key 'l3'; did you mean 'l2'?"),
         ("l2: 10.0", "l2: -1", "models.ease.l2: should be greater than 0, found -1"),
-        ("baselines.ease.EASE", "baselines.ease.Eease", "models.ease.class: baselines.ease has no class 'Eease'; did you"),
+        (
+            "baselines.ease.EASE",
+            "baselines.ease.Eease",
+            "models.ease.class: baselines.ease has no class 'Eease'; did you",
+        ),
         ("baselines.ease.EASE", "baselines.eese.EASE", "no module 'baselines.eese'; did you mean 'baselines.ease'?"),
         ("baselines.ease.EASE", "EASE", "models.ease.class: 'EASE' is not a path like baselines.ease.EASE"),
         ("[ndcg@10, auc]", "[ndgc@10, auc]", "'ndgc"),
@@ -86,7 +94,9 @@ def test_a_fault_gets_one_line_with_file_line_key_and_nearest_name(
 
 
 def test_a_model_that_cannot_do_the_task_is_refused(tiny_experiment: Path) -> None:
-    with pytest.raises(InputError, match=r"models\.ease: EASE cannot do a preference task with these settings; it does: ranking"):
+    with pytest.raises(
+        InputError, match=r"models\.ease: EASE cannot do a preference task with these settings; it does: ranking"
+    ):
         Experiment.load(tiny_experiment, ["task.kind=preference", "task.metrics=[auc]"]).specs()
 
 

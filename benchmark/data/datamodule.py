@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from benchmark.data.batch import BatchSpec
 from benchmark.data.rows import EvalRows, TrainRows, preference_rows, ranking_rows
 from benchmark.data.schema import SplitData
+from benchmark.data.seeded import permutation
 from benchmark.data.task import Task
 
 
@@ -46,7 +48,7 @@ class RecDataModule(LightningDataModule):
         self._eval_rows: dict[str, EvalRows] = {}
         self._train_rows: TrainRows | None = None
 
-    # --- loaders -----------------------------------------------------------------------------------------------------
+    # --- loaders ---------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> DataLoader:
         return self._loader(self.train_rows, self.spec.batch_size, shuffle=True, drop_last=self.spec.drop_last)
@@ -67,7 +69,7 @@ class RecDataModule(LightningDataModule):
             )
         return self._train_rows
 
-    def rows(self, part: str) -> EvalRows:
+    def rows(self, part: Literal["valid", "test"]) -> EvalRows:
         """Return the judged rows of ``part`` ("valid" | "test"); built once."""
         if part not in self._eval_rows:
             limit = self.task.limit_valid if part == "valid" else self.task.limit_test
@@ -91,12 +93,12 @@ class RecDataModule(LightningDataModule):
 
 
 def limited(limit: int | None, seed: int) -> Callable[[int], np.ndarray]:
-    """Return a function n -> the ascending positions of a seeded sample of ``limit`` out of n (all of them for None)."""
+    """Return a function n -> the ascending positions of a seeded sample of ``limit`` out of n (all for None)."""
 
     def sample(n: int) -> np.ndarray:
         if limit is None or limit >= n:
             return np.arange(n)
-        return np.sort(np.random.Generator(np.random.PCG64(seed)).permutation(n)[:limit])
+        return np.sort(permutation(n, seed)[:limit])
 
     return sample
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from benchmark.data.split import known
 from benchmark.data.task import Task
 from benchmark.errors import InputError
 
-# --- windows over flat arrays ------------------------------------------------------------------------------------------
+# --- windows over flat arrays ----------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -106,7 +107,7 @@ def likes(rows: Interactions, task: Task) -> np.ndarray:
     return (rows.rating >= task.positive_rating).astype(np.float32)
 
 
-# --- training rows -----------------------------------------------------------------------------------------------------
+# --- training rows ---------------------------------------------------------------------------------------------------
 
 
 class TrainRows(Dataset):
@@ -217,7 +218,7 @@ def _with_negatives(batch: Batch, negative: Tensor) -> Batch:
     )
 
 
-# --- judged rows -------------------------------------------------------------------------------------------------------
+# --- judged rows -----------------------------------------------------------------------------------------------------
 
 
 class EvalRows(Dataset):
@@ -289,7 +290,7 @@ def _is_in(candidates: Tensor, lists: Ragged) -> Tensor:
 
 
 def ranking_rows(
-    data: SplitData, task: Task, part: str, max_history: int, sample: Callable[[int], np.ndarray]
+    data: SplitData, task: Task, part: Literal["valid", "test"], max_history: int, sample: Callable[[int], np.ndarray]
 ) -> EvalRows:
     """One row a user with something relevant in ``part``.
 
@@ -342,7 +343,7 @@ def ranking_rows(
 
 
 def preference_rows(
-    data: SplitData, task: Task, part: str, max_history: int, sample: Callable[[int], np.ndarray]
+    data: SplitData, task: Task, part: Literal["valid", "test"], max_history: int, sample: Callable[[int], np.ndarray]
 ) -> EvalRows:
     """One row a labelled interaction of ``part``; its history ends strictly before it."""
     target: Interactions = getattr(data, part)

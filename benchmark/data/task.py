@@ -18,8 +18,8 @@ class Task(BaseModel):
     kind: Literal["ranking", "preference"] = Field(
         "ranking", description="ranking: order the catalogue for each user; preference: like or dislike, row by row."
     )
-    split: SplitSpec = Field(default_factory=Temporal)
-    candidates: Candidates = Field(default_factory=Full, description="Which items are ranked (ranking only).")
+    split: SplitSpec = Temporal()
+    candidates: Candidates = Field(Full(), description="Which items are ranked (ranking only).")
     metrics: Annotated[tuple[str, ...], Field(min_length=1)] = ("auc", "ndcg@10", "recall@10", "recall@20", "mrr")
     positive_rating: float = Field(4.0, description="Preference only: a rating of at least this is a like.")
     history: Literal["before_split", "before_target"] = Field(

@@ -24,10 +24,10 @@ from benchmark.recommender import GradientConfig, Recommender
 class Pointwise(Recommender):
     """Does the user like the candidate? One prompt a row, as in TALLRec (Bao et al., RecSys 2023, arXiv:2305.00447).
 
-    The prompt holds the user's profile, what the user liked and disliked before, and the candidate; the pooled vector of
-    the backbone goes through a linear head to the logit of P(like). Preference tasks learn from labelled rows, ranking
-    tasks from interactions and drawn negatives; ranking a full catalogue costs a prompt an item, so give it sampled
-    candidates.
+    The prompt holds the user's profile, what the user liked and disliked before, and the candidate; the pooled vector
+    of the backbone goes through a linear head to the logit of P(like). Preference tasks learn from labelled rows,
+    ranking tasks from interactions and drawn negatives; ranking a full catalogue costs a prompt an item, so give it
+    sampled candidates.
     """
 
     class Config(GradientConfig):

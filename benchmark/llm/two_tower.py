@@ -27,8 +27,8 @@ class TwoTower(Recommender):
 
     An item is the normalised vector e of its text. A user is the mean of the e of the history, newer ones weighing more
     by a learned rate, through a residual linear layer, normalised. The score is u.e / temperature, plus a learned
-    multiple of the item's log training frequency. Every position of a training history predicts its next item among
-    the distinct items of the batch, with the log-Q correction for their frequency. Each item is encoded once a step, and
+    multiple of the item's log training frequency. Every position of a training history predicts its item among the
+    distinct items of the batch, with the log-Q correction for their frequency. Each item is encoded once a step, and
     once an evaluation.
     """
 

@@ -88,7 +88,12 @@ def _tex(value: str) -> str:
 def latex(table: ComparisonTable) -> str:
     """Return a booktabs table; needs ``\\usepackage{booktabs}`` alone."""
     heads = headings(table)
-    lines = [r"\begin{table}", r"\centering\small", rf"\caption{{{_tex(table.protocol)}}}", rf"\label{{tab:{table.name}}}"]
+    lines = [
+        r"\begin{table}",
+        r"\centering\small",
+        rf"\caption{{{_tex(table.protocol)}}}",
+        rf"\label{{tab:{table.name}}}",
+    ]
     lines += [rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", r"\toprule", " & ".join(map(_tex, heads)) + r" \\"]
     group = ""
     for row in table.rows:
@@ -172,8 +177,7 @@ def show(table: ComparisonTable, console: Console) -> None:
             group = row.group
             view.add_row(Text(GROUP_TITLES[group], style="italic dim"))
         cells = [
-            Text(shown, style={1: "bold", 2: "underline"}.get(cell.rank or 0, ""))
-            for cell, shown in _cells(table, row)
+            Text(shown, style={1: "bold", 2: "underline"}.get(cell.rank or 0, "")) for cell, shown in _cells(table, row)
         ]
         view.add_row(Text(row.label), *_insert_interval(table, row, cells))
     console.print(view)

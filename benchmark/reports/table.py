@@ -15,8 +15,7 @@ from benchmark.experiment import Experiment
 from benchmark.runs.record import RunRecord, RunStore
 
 GROUPS = ("trivial", "collaborative", "sequential", "content", "llm")
-TITLES = {"auc": "AUC", "uauc": "UAUC", "gauc": "GAUC", "mrr": "MRR", "map": "MAP", "ndcg": "NDCG", "log_loss": "Log loss",
-          "ece": "ECE", "f1": "F1"}  # fmt: skip
+ABBREVIATIONS = {"auc", "uauc", "gauc", "mrr", "map", "ndcg", "ece", "f1"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class ComparisonTable:
 def title(metric: str) -> str:
     """Return a metric's heading: ndcg@10 -> NDCG@10."""
     parsed = parse_metric(metric)
-    name = TITLES.get(parsed.name, parsed.name.replace("_", " ").capitalize())
+    name = parsed.name.upper() if parsed.name in ABBREVIATIONS else parsed.name.replace("_", " ").capitalize()
     return name if parsed.k is None else f"{name}@{parsed.k}"
 
 
@@ -97,14 +96,13 @@ def build(experiment: Experiment, records: Sequence[RunRecord | None], store: Ru
 
 def _metric_cells(records: list[RunRecord], metrics: Sequence[str], store: RunStore, kind: str) -> list[Cell]:
     """Return a cell a metric, computed from the stored ranks: any metric at any k needs no new run."""
-    evaluators = []
+    evaluators: list[RankingEvaluator | PreferenceEvaluator] = []
     for record in records:
         frame = store.ranks(record.key)
         if kind == "ranking":
             evaluators.append(RankingEvaluator.from_table(frame, metrics))
         else:
-            probability = record.spec["config"].get("probability", record.metrics["test"].get("log_loss") is not None)
-            evaluators.append(PreferenceEvaluator.from_table(frame, metrics, probability=bool(probability)))
+            evaluators.append(PreferenceEvaluator.from_table(frame, metrics, probability=record.probability))
     cells = []
     values = [evaluator.compute() for evaluator in evaluators]
     for metric in metrics:
@@ -152,7 +150,9 @@ def protocol(experiment: Experiment, records: Sequence[RunRecord]) -> str:
     record = next((r for r in records if r.status == "finished"), records[0])
     report, judged = record.split_report, record.judged.get("test", 0)
     source = experiment.dataset.source.source
-    shape = f"{source}, {int(report['n_train']):,} / {int(report['n_valid']):,} / {int(report['n_test']):,} interactions"
+    shape = (
+        f"{source}, {int(report['n_train']):,} / {int(report['n_valid']):,} / {int(report['n_test']):,} interactions"
+    )
     split = {
         "temporal": "split at one global time for everybody",
         "leave_last_out": "each user's last interaction is the test",

@@ -1,5 +1,6 @@
 """ALS: the contract, the fold-in of new users, and the missing library."""
 
+import itertools
 import sys
 
 import pytest
@@ -21,7 +22,7 @@ class TestALS(RecommenderContract):
 def test_folding_a_known_user_in_gives_the_trained_factors() -> None:
     data, task = planted("ranking")
     fitted = fit(ALS, CONFIG, data, task)
-    rows = [torch.from_numpy(data.train.item[a:b]).long() for a, b in zip(data.train.offsets, data.train.offsets[1:])]
+    rows = [torch.from_numpy(data.train.item[a:b]).long() for a, b in itertools.pairwise(data.train.offsets)]
     folded = torch.stack([fitted.model.fold_in(items) for items in rows[2:50]])
     torch.testing.assert_close(
         folded @ fitted.model.item.T, fitted.model.user[2:50] @ fitted.model.item.T, atol=0.05, rtol=0

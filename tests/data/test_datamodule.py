@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -101,7 +102,7 @@ def check_history(batch: Batch, row: int, expected: list[tuple[float, float, flo
         assert {f for f in expected if f[0] > times[0]} <= set(found), "the newest are kept"
 
 
-# --- judged rows -------------------------------------------------------------------------------------------------------
+# --- judged rows -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SPLITS)
@@ -172,12 +173,8 @@ def test_without_times_a_history_is_all_that_is_known() -> None:
 def test_sampled_candidates_hold_the_relevant_and_mask_the_padding() -> None:
     data = split(dataset(), SPLITS["leave_last_out"], 0)
     task = Task(split=SPLITS["leave_last_out"], candidates=Sampled(n=22))
-    full = {
-        b: r
-        for b, r in _by_user(
-            epoch(module(data, task.model_copy(update={"candidates": Task().candidates})).test_dataloader()), "relevant"
-        )
-    }
+    everything = task.model_copy(update={"candidates": Task().candidates})
+    full = dict(_by_user(epoch(module(data, everything).test_dataloader()), "relevant"))
     padded = 0
     for batch in epoch(module(data, task).test_dataloader()):
         assert batch.candidates is not None
@@ -218,7 +215,7 @@ def test_repeats_stay_in_the_competition_where_the_task_says_so() -> None:
     again = replace(data, test=data.train)
     batches = epoch(module(again, Task(allow_repeats=True)).test_dataloader())
     assert all(not len(b.excluded.values) for b in batches if b.excluded is not None)
-    assert sorted(sum((lists(b.relevant) for b in batches), [])) == sorted(
+    assert sorted(itertools.chain.from_iterable(lists(b.relevant) for b in batches)) == sorted(
         [
             sorted({i for u, i, _, _ in rows_of(data.train) if u == user})
             for user in sorted(set(data.train.user.tolist()))
@@ -235,7 +232,7 @@ def test_min_history_judges_users_with_enough_behind_them() -> None:
     assert sum(map(len, batches)) < sum(map(len, epoch(module(data, Task(split=SPLITS["ratio"])).test_dataloader())))
 
 
-# --- training batches --------------------------------------------------------------------------------------------------
+# --- training batches ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["ranking", "preference"])
@@ -378,7 +375,7 @@ def test_a_preference_task_needs_ratings() -> None:
             getattr(module(data, task), loader)()
 
 
-# --- processes ---------------------------------------------------------------------------------------------------------
+# --- processes -------------------------------------------------------------------------------------------------------
 
 
 def shards(module: RecDataModule, loader: str, world: int, number: int = 0) -> list[list[Batch]]:

@@ -1,4 +1,4 @@
-"""Tables: groups in order, best and second marked, mean ± s.d., reasons for missing cells, four formats of one source."""
+"""Tables: groups in order, best and second marked, mean ± s.d., reasons for missing cells, formats of one source."""
 
 from __future__ import annotations
 
@@ -44,8 +44,12 @@ def test_metrics_that_were_not_asked_for_at_run_time_come_from_the_ranks(tiny_ex
 
 
 def rows(*means: float | None) -> list[Row]:
-    cells = [(Cell(mean=m, sd=0.001, low=m - 0.01, high=m + 0.01) if m is not None else Cell(reason="failed")) for m in means]
-    return [Row(f"m_{i}", "collaborative", (f"k{i}",), (cell, Cell(1.0), Cell(0.05)), "") for i, cell in enumerate(cells)]
+    cells = [
+        (Cell(mean=m, sd=0.001, low=m - 0.01, high=m + 0.01) if m is not None else Cell(reason="failed")) for m in means
+    ]
+    return [
+        Row(f"m_{i}", "collaborative", (f"k{i}",), (cell, Cell(1.0), Cell(0.05)), "") for i, cell in enumerate(cells)
+    ]
 
 
 def test_best_and_second_are_marked_and_equal_numbers_share_a_mark() -> None:
@@ -56,7 +60,9 @@ def test_best_and_second_are_marked_and_equal_numbers_share_a_mark() -> None:
 
 
 def made(*means: float | None) -> ComparisonTable:
-    return ComparisonTable("made", ("NDCG@10", "Train s", "ms/user"), ("ndcg@10",), tuple(_ranked(rows(*means), ["ndcg@10"])), "How & why.")
+    return ComparisonTable(
+        "made", ("NDCG@10", "Train s", "ms/user"), ("ndcg@10",), tuple(_ranked(rows(*means), ["ndcg@10"])), "How & why."
+    )
 
 
 def test_markdown_latex_and_csv_say_the_same() -> None:
