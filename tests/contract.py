@@ -213,6 +213,7 @@ class RecommenderContract:
         assert len(most) > 8
         assert max(most) <= 2
 
+    @pytest.mark.slow
     def test_two_processes(self, fitted: Fitted, kind: str, two_processes: dict[str, list[dict[str, Any]]]) -> None:
         """Every user is judged once, both processes report one result, and closed forms report that of one process."""
         first, second = two_processes[f"{class_path(type(self))}/{kind}"]

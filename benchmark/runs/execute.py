@@ -1,0 +1,289 @@
+"""Carries out one RunSpec: fit, keep the best weights, read the test part once, store the record."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import logging
+import shutil
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from lightning import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+
+from benchmark.data.datamodule import RecDataModule
+from benchmark.data.rows import EvalRows
+from benchmark.data.schema import ITEM_ID, USER_ID, Dataset, SplitData
+from benchmark.errors import InputError
+from benchmark.evaluation.evaluator import RankingEvaluator
+from benchmark.evaluation.metrics import higher_is_better, parse_metric
+from benchmark.experiment import RunSpec
+from benchmark.recommender import Recommender, trainable_parameters
+from benchmark.runs.environment import PeakMemory, code_version, environment
+from benchmark.runs.record import LOG, RANKS, TOP, RunRecord, RunStore, cleaned, first_line, no_space, whole_file
+
+CHECKPOINT, RESUME = "checkpoint", "resume"
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """A filtered data set and its split, shared by all runs of an experiment."""
+
+    dataset: Dataset
+    split: SplitData
+    fingerprint: str
+    split_fingerprint: str
+    seconds: float
+
+
+def run_key(spec: RunSpec, data_fingerprint: str) -> str:
+    """Return the identity of a run: hash of the resolved spec, the data's content and the code version."""
+    identity = {
+        "spec": spec.resolved(),
+        "data": data_fingerprint,
+        "code": code_version(spec.class_path.rpartition(".")[0]),
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def execute(
+    spec: RunSpec,
+    data: PreparedData,
+    store: RunStore,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> RunRecord:
+    """Run ``spec`` and store its record; a run that fails is recorded as failed, with its traceback in ``error.log``.
+
+    Training goes on from the last checkpoint where an earlier attempt was interrupted.
+
+    Raises:
+        InputError: the record cannot be written. Anything a model raises is recorded instead.
+    """
+    key = run_key(spec, data.fingerprint)
+    folder = store.folder(key)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another --runs folder") from None
+    cls = spec.model_class()
+    record = RunRecord(
+        key=key,
+        status="failed",
+        experiment=spec.experiment,
+        label=spec.label,
+        group=cls.group,
+        probability=cls.probability,
+        seed=spec.seed,
+        spec=spec.resolved(),
+        data_fingerprint=data.fingerprint,
+        split_fingerprint=data.split_fingerprint,
+        candidates_fingerprint="",
+        code_version=code_version(spec.class_path.rpartition(".")[0]),
+        split_report=data.split.report,
+        data_steps=[vars(step) for step in data.dataset.steps],
+        environment=environment(),
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    with PeakMemory() as memory:
+        try:
+            with quiet():
+                _run(spec, data, store, record, callbacks, loggers)
+            record.status = "finished"
+        except InputError as error:
+            record.error = str(error)
+        except Exception as error:
+            if no_space(error):
+                # every other run would end in the same way
+                raise InputError(f"{folder}: cannot be written ({first_line(error)}); free some space") from None
+            name, text = type(error).__name__, str(error).strip()
+            record.error = f"{name}: {first_line(error)}" if text else name
+            with whole_file(folder / LOG) as temporary:
+                temporary.write_text(traceback.format_exc(), encoding="utf-8")
+    record.peak_memory["host"] = memory.bytes
+    if record.status == "finished":
+        # the log of an earlier attempt and its checkpoints are of no use any more
+        (folder / LOG).unlink(missing_ok=True)
+        shutil.rmtree(folder / RESUME, ignore_errors=True)
+    store.put(record)
+    return record
+
+
+def _run(
+    spec: RunSpec,
+    data: PreparedData,
+    store: RunStore,
+    record: RunRecord,
+    callbacks: Sequence[Callback],
+    loggers: Sequence[Logger],
+) -> None:
+    seed_everything(spec.seed, verbose=False)
+    folder = store.folder(record.key)
+    seconds: dict[str, float] = {"prepare": data.seconds}
+    clock = time.perf_counter()
+
+    def lap(stage: str) -> None:
+        nonlocal clock
+        now = time.perf_counter()
+        seconds[stage] = now - clock
+        clock = now
+
+    model = spec.model_class()(spec.config, data.split.catalogue())
+    module = RecDataModule(data.split, spec.task, model.batch_spec(), spec.seed, spec.limit_train, spec.split_seed)
+    lap("build")
+    stopping = spec.trainer.early_stopping
+    monitor = f"valid/{stopping.monitor}"
+    mode = "max" if higher_is_better(parse_metric(str(stopping.monitor)).name) else "min"
+    one_pass = model.batch_kind == "whole" or spec.trainer.max_epochs == 1
+    curve = Curve()
+    best = ModelCheckpoint(folder / RESUME, "best", monitor, mode=mode, save_top_k=1, save_last=True)
+    early = EarlyStopping(monitor, stopping.min_delta, stopping.patience, mode=mode, check_finite=False)
+    trainer = Trainer(
+        max_epochs=1 if one_pass else spec.trainer.max_epochs,
+        accelerator=spec.trainer.accelerator,
+        devices=spec.trainer.devices,
+        strategy=spec.trainer.strategy,
+        precision=spec.trainer.precision,  # type: ignore[arg-type]
+        gradient_clip_val=None if model.batch_kind == "whole" else spec.trainer.gradient_clip_val,
+        accumulate_grad_batches=1 if model.batch_kind == "whole" else spec.trainer.accumulate_grad_batches,
+        check_val_every_n_epoch=1 if one_pass else spec.trainer.check_val_every_n_epoch,
+        callbacks=[*callbacks, curve, *([] if one_pass else [best, early])],
+        logger=list(loggers) or False,
+        enable_checkpointing=not one_pass,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=1_000_000,  # per epoch is enough, per step costs
+        deterministic="warn" if torch.cuda.is_available() else False,  # on CPUs our kernels repeat as they are
+    )
+    last = folder / RESUME / "last.ckpt"
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    trainer.fit(model, module, ckpt_path=str(last) if last.exists() and not one_pass else None, weights_only=True)
+    if not one_pass and best.best_model_path:
+        state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["state_dict"], strict=False)
+    lap("fit")
+    record.curve, record.epochs = curve.rows, trainer.current_epoch
+    record.best_epoch = best_epoch(curve.rows, str(stopping.monitor), mode)
+    if record.best_epoch is not None:
+        record.metrics["valid"] = {k: v for k, v in curve.rows[record.best_epoch].items() if k != "epoch"}
+    model.save(folder / CHECKPOINT)
+    lap("save")
+    trainer.test(model, module, verbose=False)
+    record.test_reads += 1
+    lap("test")
+    record.metrics["test"] = cleaned(model.metrics["test"])
+    rows = module.rows("test")
+    record.judged = {"valid": len(module.rows("valid")), "test": len(rows)}
+    record.candidates_fingerprint = _candidates_fingerprint(rows)
+    seconds["score"] = model.scoring_seconds
+    record.ms_per_user = 1000 * model.scoring_seconds / max(model.scored_rows, 1)
+    record.stage_seconds = {name: round(value, 4) for name, value in seconds.items()}
+    record.parameters = {
+        "trainable": trainable_parameters(model),
+        "total": sum(p.numel() for name, p in model.named_parameters() if name != "anchor"),
+    }
+    record.model_report = {k: float(v) for k, v in model.report().items()}
+    if torch.cuda.is_available():
+        record.peak_memory["device"] = torch.cuda.max_memory_allocated()
+    _store_outcome(model, data.split, store, record)
+
+
+def _store_outcome(model: Recommender, split: SplitData, store: RunStore, record: RunRecord) -> None:
+    """Write the ranks (or scores) and the top lists with raw ids, and note their hashes."""
+    evaluator: Any = model.test_evaluator
+    frames = {RANKS: pl.DataFrame(evaluator.table())}
+    if isinstance(evaluator, RankingEvaluator):
+        users, lists = evaluator.top_lists()
+        rank = np.broadcast_to(np.arange(lists.shape[1], dtype=np.int32), lists.shape)
+        there = lists >= 0
+        user = np.broadcast_to(users[:, None], lists.shape)
+        frames[TOP] = pl.DataFrame({"user": user[there], "rank": rank[there], "item": lists[there]})
+    frames = {name: _raw(frame, split) for name, frame in frames.items()}
+    for name, frame in frames.items():
+        path = store.write_parquet(record.key, name, frame)
+        record.files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in sorted((store.folder(record.key) / CHECKPOINT).rglob("*")):
+        if path.is_file():
+            relative = path.relative_to(store.folder(record.key)).as_posix()
+            record.files[relative] = hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _raw(frame: pl.DataFrame, split: SplitData) -> pl.DataFrame:
+    """Replace integer user and item ids by the raw ones."""
+    for column, ids in (("user", split.users[USER_ID]), ("item", split.items[ITEM_ID])):
+        if column in frame.columns:
+            frame = frame.with_columns(ids.gather(frame[column]).alias(column))
+    return frame
+
+
+def _candidates_fingerprint(rows: EvalRows) -> str:
+    if rows.candidates is None:
+        return "full"
+    return hashlib.sha256(rows.candidates.numpy().astype("<i8", copy=False).tobytes()).hexdigest()
+
+
+def best_epoch(curve: list[dict[str, float | None]], monitor: str, mode: str) -> int | None:
+    """Return the index of the first best row of a validation curve, or None for an empty one."""
+    sign = 1 if mode == "max" else -1
+    values = [(sign * row[monitor] if row.get(monitor) is not None else float("-inf")) for row in curve]  # type: ignore[operator]
+    return values.index(max(values)) if values else None
+
+
+class Curve(Callback):
+    """Keeps the validation metrics of every epoch; survives a resume through the checkpoint."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float | None]] = []
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        values = dict(pl_module.metrics["valid"])
+        if (loss := trainer.callback_metrics.get("train_loss")) is not None:
+            values["train_loss"] = float(loss)
+        self.rows.append({"epoch": trainer.current_epoch, **cleaned(values)})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+
+def load_model(spec: RunSpec, data: PreparedData, folder: Path) -> Recommender:
+    """Return the trained model of a finished run, from the weights in its folder."""
+    model = spec.model_class()(spec.config, data.split.catalogue())
+    model.restore(folder / CHECKPOINT)
+    return model.eval()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Lightning's notices about things we chose; warnings of models stay."""
+    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero", "lightning")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            warnings.filterwarnings("ignore", message=r".*(num_workers|Sparse CSR|does not have many workers).*")
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

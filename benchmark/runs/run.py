@@ -1,0 +1,156 @@
+"""Runs an experiment: prepare the data, plan, execute what is not done, give back the records in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmark.data.cache import prepare as prepare_dataset
+from benchmark.data.split import split as split_dataset
+from benchmark.errors import InputError
+from benchmark.evaluation.metrics import parse_metric
+from benchmark.experiment import Experiment, RunSpec
+from benchmark.runs.execute import PreparedData, execute, run_key
+from benchmark.runs.mirror import close_mirror, notice, open_mirror
+from benchmark.runs.progress import LiveView, clock
+from benchmark.runs.record import RunRecord, RunStore
+
+State = Literal["cached", "to do", "to continue", "failed"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a plan: its spec, its key, and what the store knows of it."""
+
+    spec: RunSpec
+    key: str
+    state: State
+    record: RunRecord | None
+
+
+def prepare(experiment: Experiment, runs: str | Path = "runs") -> PreparedData:
+    """Load (or take from the cache), filter and split the data of an experiment.
+
+    Raises:
+        InputError: the data cannot be used; one line that says where and why.
+    """
+    start = time.perf_counter()
+    dataset = prepare_dataset(experiment.dataset.source, experiment.dataset.filters, Path(runs) / "data")
+    split = split_dataset(dataset, experiment.task.split, experiment.split_seed)
+    seconds = time.perf_counter() - start
+    return PreparedData(dataset, split, dataset.fingerprint(), split.fingerprint(), seconds)
+
+
+def plan(experiment: Experiment, data: PreparedData, store: RunStore) -> list[Planned]:
+    """Return every run of the experiment with its state; checks all models and parameters first."""
+    for metric in experiment.task.metrics:
+        k = parse_metric(metric).k
+        if k is not None and k > data.split.n_items:
+            raise InputError(f"task.metrics: '{metric}' is longer than the catalogue of {data.split.n_items} items")
+    planned = []
+    for spec in experiment.specs():
+        key = run_key(spec, data.fingerprint)
+        record = store.get(key)
+        state: State = "to do"
+        if record is not None:
+            state = "cached" if record.status == "finished" else "failed"
+        elif store.interrupted(key):
+            state = "to continue"
+        planned.append(Planned(spec, key, state, record))
+    return planned
+
+
+def show_plan(experiment: Experiment, planned: Sequence[Planned], expected: dict[str, float], console: Console) -> None:
+    """Print which models and seeds will run, what is cached, and how long the rest took the last time."""
+    table = Table(title=f"Plan of {experiment.name}", title_justify="left", box=None, header_style="bold")
+    for column in ("model", "class", "seeds", "state", "key"):
+        table.add_column(column, overflow="fold")
+    for label in experiment.models:
+        mine = [p for p in planned if p.spec.label == label]
+        for state in dict.fromkeys(p.state for p in mine):
+            those = [p for p in mine if p.state == state]
+            seeds = ", ".join(str(p.spec.seed) for p in those)
+            keys = " ".join(p.key[:8] for p in those)
+            table.add_row(label, those[0].spec.class_path, seeds, state, keys)
+    console.print(table, highlight=False)
+    todo = [p for p in planned if p.state in ("to do", "to continue")]
+    seconds = [expected.get(p.spec.label) for p in todo]
+    known = [s for s in seconds if s is not None]
+    text = f"{len(planned)} runs: {len(planned) - len(todo)} cached or failed, {len(todo)} to do"
+    if todo and known:
+        text += f"; about {clock(sum(known) / len(known) * len(todo))} by earlier runs"
+    console.print(text, highlight=False)
+
+
+def expected_seconds(store: RunStore, planned: Sequence[Planned], earlier: dict[str, float]) -> dict[str, float]:
+    """Return seconds a run by label: from records of this plan, else from ``earlier`` (a committed manifest)."""
+    out = dict(earlier)
+    for item in planned:
+        if item.record is not None and item.record.status == "finished":
+            out[item.spec.label] = sum(
+                v for k, v in item.record.stage_seconds.items() if k in ("build", "fit", "save", "test")
+            )
+    return out
+
+
+def run(
+    experiment: Experiment,
+    runs: str | Path = "runs",
+    console: Console | None = None,
+    retry_failed: bool = False,
+    expected: dict[str, float] | None = None,
+    data: PreparedData | None = None,
+) -> list[RunRecord]:
+    """Execute every run of ``experiment`` that has no record yet; return all records in the order of the file.
+
+    Args:
+        experiment: what to run.
+        runs: folder of records and of the data cache.
+        console: where to show progress; a quiet one by default.
+        retry_failed: run failed ones again; otherwise their records are returned as they are.
+        expected: seconds a run by label, for the time left before anything has run here.
+        data: prepared data, where the caller has it already.
+
+    Raises:
+        InputError: bad input, found before any work starts, or a record that cannot be written.
+    """
+    console = console or Console(quiet=True)
+    store = RunStore(runs)
+    data = data or prepare(experiment, runs)
+    planned = plan(experiment, data, store)
+    todo = [p for p in planned if p.state in ("to do", "to continue") or (retry_failed and p.state == "failed")]
+    records = {p.key: p.record for p in planned}
+    if todo and (line := notice(experiment.tracking.wandb)):
+        console.print(line, highlight=False)
+    times = expected_seconds(store, planned, expected or {})
+    with LiveView(console, [p.spec for p in todo], times) as view:
+        for item in todo:
+            if records[item.key] is not None and item.state == "to do":
+                view.todo.remove(item.spec)  # the same run under another label
+                continue
+            start = time.perf_counter()
+            progress = view.begin(item.spec)
+            mirror = open_mirror(experiment.tracking.wandb, item.spec, item.key, store.root / "wandb")
+            record = execute(item.spec, data, store, [progress], [mirror] if mirror else [])
+            close_mirror(mirror, record)
+            records[item.key] = record
+            view.end(item.spec, record, time.perf_counter() - start)
+    return [named(records[p.key], p.spec) for p in planned]
+
+
+def named(record: RunRecord | None, spec: RunSpec) -> RunRecord:
+    """Return the record under the experiment and label that ask for it now (they are no part of a run's identity)."""
+    assert record is not None
+    return record.model_copy(update={"experiment": spec.experiment, "label": spec.label})
+
+
+def finished_records(experiment: Experiment, runs: str | Path = "runs") -> tuple[list[Planned], PreparedData]:
+    """Return the plan with the stored records, running nothing."""
+    data = prepare(experiment, runs)
+    return plan(experiment, data, RunStore(runs)), data

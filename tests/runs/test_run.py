@@ -1,0 +1,193 @@
+"""Runs: executed once, continued after an interruption, recorded when they fail, never half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from rich.console import Console
+
+from benchmark.errors import InputError
+from benchmark.evaluation.evaluator import RankingEvaluator
+from benchmark.experiment import Experiment
+from benchmark.runs.execute import execute, load_model, run_key
+from benchmark.runs.record import RunStore
+from benchmark.runs.run import plan, prepare, run
+
+ROOT = Path(__file__).parents[2]
+
+BROKEN = '''"""A model that fails while it trains."""
+from benchmark import Recommender
+import torch
+
+class Broken(Recommender):
+    batch_kind = "whole"
+    def training_step(self, batch, batch_idx):
+        raise RuntimeError("the matrix is singular")
+    def score(self, batch):
+        return torch.zeros(len(batch), self.n_items)
+
+class Diverging(Recommender):
+    """Its loss is NaN from the first step."""
+    from benchmark.recommender import GradientConfig as Config
+    def __init__(self, config, catalogue):
+        super().__init__(config, catalogue)
+        self.weight = torch.nn.Parameter(torch.ones(1))
+    def training_step(self, batch, batch_idx):
+        return self.weight.sum() * float("nan")
+    def score(self, batch):
+        return torch.zeros(len(batch), self.n_items)
+'''
+
+
+@pytest.fixture
+def experiment(tiny_experiment: Path) -> Experiment:
+    return Experiment.load(tiny_experiment)
+
+
+def test_a_record_holds_all_that_is_needed_to_trust_and_repeat_a_run(experiment: Experiment, tmp_path: Path) -> None:
+    records = run(experiment, tmp_path / "runs")
+    assert [(r.label, r.seed) for r in records] == [(m, s) for m in ("popularity", "ease", "mf") for s in (0, 1)]
+    store = RunStore(tmp_path / "runs")
+    for record in records:
+        assert record.status == "finished"
+        assert record.test_reads == 1
+        assert set(record.metrics) == {"valid", "test"}
+        assert record.metrics["test"].keys() == {"ndcg@10", "auc"}
+        assert record.parameters["total"] >= record.parameters["trainable"]
+        assert record.stage_seconds.keys() >= {"prepare", "fit", "test", "score"}
+        assert record.peak_memory["host"] > 0
+        assert record.environment["versions"]["torch"]
+        assert record.files.keys() >= {"ranks.parquet", "top.parquet", "checkpoint/model.safetensors"}
+        ranks = store.ranks(record.key)
+        again = RankingEvaluator.from_table(ranks, ["ndcg@10", "auc", "recall@3"]).compute()
+        for name, value in record.metrics["test"].items():
+            assert again[name] == pytest.approx(value, abs=1e-12), "every metric is a function of the stored ranks"
+        top = pl.read_parquet(store.folder(record.key) / "top.parquet")
+        assert top["item"].str.starts_with("i").all(), "raw ids, for people to look at"
+
+
+def test_the_same_spec_gives_identical_metrics_and_a_finished_run_is_not_repeated(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    first = run(experiment, tmp_path / "a")
+    elsewhere = run(experiment, tmp_path / "b")
+    assert [r.metrics for r in first] == [r.metrics for r in elsewhere]
+    assert [r.key for r in first] == [r.key for r in elsewhere]
+    again = run(experiment, tmp_path / "a")
+    assert [r.started for r in again] == [r.started for r in first], "taken from the store"
+
+
+def test_a_trained_model_comes_back_from_its_record(experiment: Experiment, tmp_path: Path) -> None:
+    run(experiment, tmp_path / "runs")
+    data = prepare(experiment, tmp_path / "runs")
+    spec = experiment.specs()[2]
+    folder = RunStore(tmp_path / "runs").folder(run_key(spec, data.fingerprint))
+    model = load_model(spec, data, folder)
+    assert float(model.weights()["weights"].abs().sum()) > 0 if "weights" in model.weights() else model.weights()
+
+
+def test_a_failed_run_is_recorded_and_does_not_stop_the_others(
+    tiny_experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_model.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = tiny_experiment.read_text().replace("baselines.ease.EASE, l2: 10.0", "broken_model.Broken")
+    tiny_experiment.write_text(
+        text.replace("baselines.mf.MF, embedding_size: 8, learning_rate: 0.05", "broken_model.Diverging")
+    )
+    experiment = Experiment.load(tiny_experiment)
+    records = run(experiment, tmp_path / "runs")
+    assert [r.status for r in records] == ["finished"] * 2 + ["failed"] * 4
+    assert records[2].error == "RuntimeError: the matrix is singular"
+    assert "TrainingDiverged: the training loss is nan in epoch 0" in str(records[4].error)
+    log = RunStore(tmp_path / "runs").folder(records[2].key) / "error.log"
+    assert "Traceback" in log.read_text()
+    again = run(experiment, tmp_path / "runs")
+    assert again[2].started == records[2].started, "a failed run is kept until it is asked for again"
+    (tmp_path / "runs" / records[2].key / "record.json").unlink()
+
+
+def test_the_plan_tells_what_is_cached(experiment: Experiment, tmp_path: Path) -> None:
+    data = prepare(experiment, tmp_path / "runs")
+    store = RunStore(tmp_path / "runs")
+    assert {p.state for p in plan(experiment, data, store)} == {"to do"}
+    execute(experiment.specs()[0], data, store)
+    assert [p.state for p in plan(experiment, data, store)] == ["cached", *["to do"] * 5]
+
+
+def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_result(tiny_experiment: Path, tmp_path: Path) -> None:
+    overrides = ["trainer.max_epochs=60", "trainer.early_stopping.patience=60", "seeds=[0]"]
+    text = tiny_experiment.read_text()
+    start, end = text.index("  popularity:"), text.index("  mf:")
+    tiny_experiment.write_text(text[:start] + text[end:])
+    whole = run(Experiment.load(tiny_experiment, overrides), tmp_path / "whole")[0]
+    code = "from benchmark.cli import main; main()"
+    command = [sys.executable, "-c", code, "run", str(tiny_experiment), *overrides]
+    command += ["--runs", str(tmp_path / "killed"), "--results", str(tmp_path / "results")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    last = tmp_path / "killed" / whole.key / "resume" / "last.ckpt"
+    deadline = time.monotonic() + 90
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    store = RunStore(tmp_path / "killed")
+    experiment = Experiment.load(tiny_experiment, overrides)
+    if store.get(whole.key) is None:
+        states = [p.state for p in plan(experiment, prepare(experiment, tmp_path / "killed"), store)]
+        assert states == ["to continue"]
+    resumed = run(experiment, tmp_path / "killed")[0]
+    assert resumed.metrics == whole.metrics
+    assert resumed.curve == whole.curve
+    assert not (tmp_path / "killed" / whole.key / "resume").exists()
+
+
+def test_a_full_disk_gives_one_line_and_no_half_written_record(tiny_experiment: Path, tmp_path: Path) -> None:
+    run(Experiment.load(tiny_experiment, ["seeds=[3]", "models.mf.batch_size=512"]), tmp_path / "runs")  # data cached
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+
+    code = "from benchmark.cli import main; main()"
+    arguments = ["run", str(tiny_experiment), "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        preexec_fn=small_files,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "NUMBA_CACHE_DIR": str(tmp_path / "numba")},
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "cannot be written" in done.stderr
+    done_keys = {p.parent.name for p in (tmp_path / "runs").glob("*/record.json")}
+    for record in (tmp_path / "runs").glob("*/record.json"):
+        json.loads(record.read_text())
+    assert len(done_keys) == 3, "only the runs of before"
+    assert not list((tmp_path / "runs").rglob("*.tmp"))
+
+
+def test_a_damaged_record_is_named(experiment: Experiment, tmp_path: Path) -> None:
+    record = run(experiment, tmp_path / "runs")[0]
+    path = tmp_path / "runs" / record.key / "record.json"
+    path.write_text(path.read_text()[:200])
+    with pytest.raises(InputError, match=r"record\.json: the file: .*delete the folder to run it again"):
+        run(experiment, tmp_path / "runs")
+
+
+def test_progress_goes_to_the_console(experiment: Experiment, tmp_path: Path) -> None:
+    console = Console(record=True, width=120, quiet=False, file=open(os.devnull, "w"))  # noqa: SIM115
+    run(experiment, tmp_path / "runs", console)
+    text = console.export_text()
+    assert text.count("done") == 6
+    assert "ndcg@10" in text
