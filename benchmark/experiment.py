@@ -300,12 +300,20 @@ def load_all(path: str | Path, overrides: Sequence[str] = ()) -> list[Experiment
     if not documents:
         raise InputError(f"{path}: the file is empty; an experiment has name, dataset and models")
     experiments = []
+    labels = {label for d in documents if isinstance(d, CommentedMap) for label in d.get("models") or ()}
+    for override in overrides:
+        key = override.partition("=")[0].split(".")
+        if key[0] == "models" and len(key) > 1 and key[1] not in labels:
+            raise InputError(f"override '{override}': no key '{key[1]}'{nearest(key[1], labels)}")
     for document in documents:
         if not isinstance(document, CommentedMap):
             raise InputError(f"{path}: expected keys such as name, dataset, models; found {type(document).__name__}")
         plain = _plain(document)
         for override in overrides:
-            _override(plain, override)
+            key = override.partition("=")[0].split(".")
+            # of several experiments in a file, an override of a model means those that have it
+            if key[0] != "models" or len(key) < 2 or key[1] in plain.get("models", {}):
+                _override(plain, override)
         try:
             experiments.append(Experiment.model_validate(plain))
         except ValidationError as error:
@@ -338,8 +346,6 @@ def _override(tree: dict[str, Any], override: str) -> None:
     for depth, name in enumerate(parents):
         if not isinstance(node, dict):
             raise InputError(f"override '{override}': '{'.'.join(parents[:depth])}' is not a block of keys")
-        if name not in node and parents[0] == "models":
-            raise InputError(f"override '{override}': no key '{name}'{nearest(name, node)}")
         node = node.setdefault(name, {})  # a block that the file leaves to its defaults; checked with the rest
     if not isinstance(node, dict):
         raise InputError(f"override '{override}': '{'.'.join(parents)}' is not a block of keys")

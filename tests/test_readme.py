@@ -1,0 +1,91 @@
+"""The README says nothing that does not work: its commands, its YAML, its Python, its tree."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from benchmark.experiment import Experiment, load_all
+from tests.test_cli import levelfield
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^    (levelfield [^#\n]+)", TEXT, re.MULTILINE)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(command)[1:]
+    runs = ["--runs", tmp_path / "runs"]
+    if words[0] == "run":
+        words += [] if "--dry-run" in words else ["--dry-run"]
+        done = levelfield(*words, *runs, "--results", tmp_path / "results")
+        assert done.returncode == 0, done.stderr
+        assert "to do" in done.stdout
+    elif words[0] == "prepare":
+        done = levelfield(*words, *runs)
+        assert done.returncode == 0, done.stderr
+        assert "split: temporal" in done.stdout
+    else:
+        done = levelfield(*words, *runs, "--results", tmp_path / "results")
+        assert done.returncode == 2
+        assert "no run of quickstart is stored" in done.stderr
+
+
+def test_the_experiment(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(blocks("yaml")[0])
+    assert len(Experiment.load(path).specs()) == 9
+
+
+def test_the_csv_data_set(tiny_csv: Path, tiny_experiment: Path) -> None:
+    old = (tiny_csv / "interactions.csv").read_text()
+    (tiny_csv / "ratings.csv").write_text(old.replace("user_id,item_id,rating,timestamp", "uid,iid,stars,when"))
+    items = (tiny_csv / "items.csv").read_text().replace("item_id,title", "iid,name")
+    (tiny_csv / "items.csv").write_text(items)
+    text = tiny_experiment.read_text()
+    block = blocks("yaml")[1].replace(": ratings.csv", f": {tiny_csv}/ratings.csv")
+    block = block.replace(": items.csv", f": {tiny_csv}/items.csv")
+    path = tiny_csv / "mine.yaml"
+    path.write_text("name: mine\n" + block + text[text.index("task:") :])
+    dataset = load_all(path)[0].dataset.source.load()
+    assert dataset.interactions.height == 720
+    assert "title" in dataset.items.columns
+
+
+def test_the_python(tiny_experiment: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tiny_experiment.parent)
+    tiny_experiment.rename("mine.yaml")
+    exec(blocks("python")[0], {})
+    assert "ndcg@10" in capsys.readouterr().out
+
+
+def test_the_model_in_one_file(tiny_experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmark import run
+
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_model.py").write_text(blocks("python")[1])
+    experiment = Experiment.load(tiny_experiment, ["seeds=[0]", "models.popularity.class=my_model.Popularity"])
+    mine = run(experiment, tmp_path / "runs")[0]
+    shipped = run(Experiment.load(tiny_experiment, ["seeds=[0]"]), tmp_path / "runs")[0]
+    assert mine.status == "finished", mine.error
+    assert mine.metrics == shipped.metrics
+
+
+def test_the_tree_names_what_is_there() -> None:
+    tree = next(block for block in re.findall(r"```\n(.*?)```", TEXT, re.DOTALL) if block.startswith("benchmark/"))
+    folder = ROOT
+    for line in tree.splitlines():
+        name = line.split()[0]
+        folder = ROOT / "benchmark" if line.startswith("  ") else ROOT
+        assert (folder / name).exists(), name
+    for target in re.findall(r"make ([a-z]+)", TEXT):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE) or target in ("and",), target
