@@ -13,7 +13,7 @@ from torch import Tensor
 from baselines._common import embedding, is_in_train, user_rows
 from benchmark.data.batch import Batch, BatchSpec
 from benchmark.data.schema import Catalogue
-from benchmark.recommender import GradientConfig, Recommender
+from benchmark.recommender import GradientConfig, ModelConfig, Recommender
 
 
 class MF(Recommender):
@@ -32,13 +32,17 @@ class MF(Recommender):
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
-        if config.loss == "bpr":
-            self.tasks = frozenset({"ranking"})  # type: ignore[misc]  # it would take dislikes for positives
+        self.tasks = self.tasks_of(config)  # type: ignore[misc]
         known_user, known_item = is_in_train(catalogue)
         self.register_buffer("known_user", known_user, persistent=False)
         self.user = embedding(known_user, config.embedding_size + 1)  # the last column is the user's bias
         self.item = embedding(known_item, config.embedding_size)
         self.item_bias = embedding(known_item, 1, scale=0.0)
+
+    @classmethod
+    def tasks_of(cls, config: ModelConfig) -> frozenset[str]:
+        # bpr would take dislikes for positives
+        return cls.tasks if isinstance(config, cls.Config) and config.loss == "bce" else frozenset({"ranking"})
 
     def batch_spec(self) -> BatchSpec:
         return replace(super().batch_spec(), kind="pairwise" if self.config.loss == "bpr" else "pointwise")

@@ -18,7 +18,7 @@ class TextEmbedding(Recommender):
 
     class Config(ModelConfig):
         backbone: str = Field("sentence-transformers/all-MiniLM-L6-v2", description="Hub name or folder of it.")
-        fields: tuple[str, ...] | None = Field(None, description="Item columns to read; None: all that hold text.")
+        item_fields: tuple[str, ...] | None = Field(None, description="Item columns to read; None: all that hold text.")
         encode_batch_size: int = Field(64, gt=0, description="Texts encoded at once.")
 
     batch_kind = "whole"
@@ -35,7 +35,7 @@ class TextEmbedding(Recommender):
     @torch.no_grad()
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         backbone = self.backbone
-        texts = item_texts(self.catalogue.items, self.config.fields)
+        texts = item_texts(self.catalogue.items, self.config.item_fields)
         # texts of like length share a batch, so that little padding is read
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         for start in range(0, len(texts), self.config.encode_batch_size):

@@ -19,7 +19,7 @@ class TfIdf(Recommender):
     doi:10.1007/978-3-540-72079-9_10)."""
 
     class Config(ModelConfig):
-        fields: tuple[str, ...] | None = Field(None, description="Item columns to read; None: all that hold text.")
+        item_fields: tuple[str, ...] | None = Field(None, description="Item columns to read; None: all that hold text.")
         max_features: int | None = Field(None, gt=0, description="Most frequent terms to keep; None: all.")
 
     batch_kind = "whole"
@@ -27,10 +27,10 @@ class TfIdf(Recommender):
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
-        vectorizer = TfidfVectorizer(max_features=config.max_features, sublinear_tf=True, dtype="float32")
-        self.vectors = vectorizer.fit_transform(item_texts(catalogue.items, config.fields)).tocsr()
+        vectorizer = TfidfVectorizer(max_features=config.max_features, sublinear_tf=True)
+        self.vectors = vectorizer.fit_transform(item_texts(catalogue.items, config.item_fields)).tocsr()
 
     def score(self, batch: Batch) -> Tensor:
         assert batch.seen is not None
         profile = known_matrix(batch.seen, self.n_items) @ self.vectors
-        return self.pick(torch.from_numpy((profile @ self.vectors.T).toarray()).to(batch.user.device), batch)
+        return self.pick(torch.from_numpy((profile @ self.vectors.T).toarray()).float().to(batch.user.device), batch)

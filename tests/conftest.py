@@ -14,7 +14,9 @@ import polars as pl
 import pytest
 import torch
 
-from tests.contract import two_processes  # noqa: F401  a fixture for every test that inherits the contract
+pytest.register_assert_rewrite("tests.contract")
+
+from tests.contract import two_processes  # noqa: E402, F401  a fixture for all who inherit the contract
 
 torch.set_num_threads(2)
 
