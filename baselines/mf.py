@@ -32,7 +32,6 @@ class MF(Recommender):
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
-        self.tasks = self.tasks_of(config)  # type: ignore[misc]
         known_user, known_item = is_in_train(catalogue)
         self.register_buffer("known_user", known_user, persistent=False)
         self.user = embedding(known_user, config.embedding_size + 1)  # the last column is the user's bias

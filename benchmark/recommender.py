@@ -189,7 +189,7 @@ class Recommender(LightningModule):
     @final
     def setup(self, stage: str) -> None:
         task: Task = self.trainer.datamodule.task  # type: ignore[attr-defined]
-        if task.kind not in self.tasks:  # an instance can do less than its class, see baselines.mf
+        if task.kind not in self.tasks_of(self.config):
             raise InputError(f"{type(self).__name__} cannot do a {task.kind} task with this configuration")
         for part, top_k in (("valid", 0), ("test", TOP_K)):
             if task.kind == "ranking":

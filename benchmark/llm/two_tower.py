@@ -135,4 +135,7 @@ class TwoTower(Recommender):
         self.backbone.save_adapter(folder / ADAPTER)
 
     def report(self) -> dict[str, float]:
-        return {"popularity_weight": float(self.popularity), "decay": float(F.softplus(self.decay))}
+        return {
+            "popularity_weight": float(self.popularity.detach()),
+            "decay": float(F.softplus(self.decay.detach())),
+        }

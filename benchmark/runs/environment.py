@@ -21,8 +21,8 @@ PACKAGES = (
     "levelfield", "torch", "lightning", "torchmetrics", "polars", "numpy", "scipy", "numba", "transformers", "peft",
     "recbole", "implicit", "wandb",
 )  # fmt: skip
-# rooms whose code decides the outcome of a run; reports and the command line do not
-OUTCOME = ("data", "evaluation", "llm", "recommender.py")
+# what decides the outcome of every run; a model's own modules come on top, reports and the command line do not count
+OUTCOME = ("data", "evaluation", "recommender.py", "runs/execute.py")
 
 
 def environment() -> dict[str, Any]:
@@ -89,7 +89,6 @@ def code_version(module: str) -> str:
         f for room in OUTCOME for f in ([package / room] if room.endswith(".py") else (package / room).rglob("*.py"))
     }
     files |= _sources(module)
-    files.add(package / "runs" / "execute.py")
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda f: (f.parent.name, f.name)):
         digest.update(f"{file.parent.name}/{file.name}".encode())
@@ -98,7 +97,7 @@ def code_version(module: str) -> str:
 
 
 def _sources(module: str, found: set[Path] | None = None) -> set[Path]:
-    """Return the file of ``module`` and, recursively, of the modules it imports from its own top-level package."""
+    """Return the file of ``module`` and, recursively, of what it imports from its own package or from benchmark.llm."""
     found = set() if found is None else found
     try:
         spec = importlib.util.find_spec(module)
@@ -115,7 +114,7 @@ def _sources(module: str, found: set[Path] | None = None) -> set[Path]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
-            if name.partition(".")[0] == top and top != "benchmark":
+            if name.startswith("benchmark.llm") or (top != "benchmark" and name.partition(".")[0] == top):
                 _sources(name, found)
     return found
 
