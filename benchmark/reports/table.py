@@ -163,7 +163,8 @@ def protocol(experiment: Experiment, records: Sequence[RunRecord]) -> str:
     }[task.split.kind]
     if task.kind == "ranking":
         against = "the full catalogue" if task.candidates.kind == "full" else f"{task.candidates.n} sampled negatives"
-        warm = f" with at least {task.min_history} earlier interactions" if task.min_history else ""
+        few = "one earlier interaction" if task.min_history == 1 else f"{task.min_history} earlier interactions"
+        warm = f" with at least {few}" if task.min_history else ""
         seen = "seen items stay in" if task.allow_repeats else "seen items removed"
         judge = f"{judged:,} test users{warm} ranked against {against}, {seen}"
     else:

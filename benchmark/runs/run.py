@@ -21,6 +21,7 @@ from benchmark.runs.mirror import close_mirror, notice, open_mirror
 from benchmark.runs.progress import LiveView, clock
 from benchmark.runs.record import RunRecord, RunStore
 
+_SAID: set[str] = set()  # notices that are given once a process
 State = Literal["cached", "to do", "to continue", "failed"]
 
 
@@ -126,7 +127,8 @@ def run(
     planned = plan(experiment, data, store)
     todo = [p for p in planned if p.state in ("to do", "to continue") or (retry_failed and p.state == "failed")]
     records = {p.key: p.record for p in planned}
-    if todo and (line := notice(experiment.tracking.wandb)):
+    if todo and (line := notice(experiment.tracking.wandb)) and line not in _SAID:
+        _SAID.add(line)
         console.print(line, highlight=False)
     times = expected_seconds(store, planned, expected or {})
     with LiveView(console, [p.spec for p in todo], times) as view:

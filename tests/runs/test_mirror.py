@@ -37,6 +37,7 @@ def test_an_offline_run_holds_what_the_record_holds(
     tiny_experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setattr("benchmark.runs.run._SAID", set())
     experiment = Experiment.load(tiny_experiment, ["seeds=[0]", "tracking={wandb: {project: test}}"])
     console = Console(record=True, width=120)
     records = run(experiment, tmp_path / "runs", console)
