@@ -89,3 +89,8 @@ def test_the_tree_names_what_is_there() -> None:
         assert (folder / name).exists(), name
     for target in re.findall(r"make ([a-z]+)", TEXT):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE) or target in ("and",), target
+
+
+@pytest.mark.parametrize("name", ["quickstart/table.md", "quickstart-preference/table.md", "bench/bench.md"])
+def test_the_tables_are_those_under_results(name: str) -> None:
+    assert (ROOT / "results" / name).read_text(encoding="utf-8").strip() in TEXT

@@ -28,7 +28,7 @@ from benchmark.errors import InputError
 from benchmark.llm.backbone import DEFAULT_BACKBONE, Backbone, Peft, pool, resolve
 from benchmark.llm.prompts import History, Prompt, PromptTokens, flat_prompts, length_buckets
 
-N, SMALL, ROUNDS = 512, 64, 3  # prompts, prompts of a small bench, turns
+N, SMALL, ROUNDS = 512, 64, 2  # prompts, prompts of a small bench, turns
 BATCH = 32
 WIDTH = 128  # the naive sides pad to it, and no prompt is longer
 TOKENS_PER_PASS = 2048

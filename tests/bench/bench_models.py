@@ -219,7 +219,7 @@ def plain_ease(data: SplitData) -> Callable[[], None]:
 def run(small: bool = False) -> list[dict[str, Any]]:
     """Measure; ``small`` takes seconds and only shows that the bench works."""
     users, items, rows = (600, 400, 40_000) if small else (6040, 3706, 1_000_000)
-    repeats, steps = (1, 2) if small else (5, 8)
+    repeats, steps = (1, 2) if small else (3, 8)
     data = large(users, items, rows)
     threads = torch.get_num_threads()
     size = f"{len(data.train):,} interactions, {users:,} users x {items:,} items, {threads} thread(s)"
