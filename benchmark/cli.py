@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from benchmark.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from benchmark.experiment import Experiment
 
 app = typer.Typer(
@@ -21,13 +22,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: drawing it with rich takes longer than all the rest of `--help`
 )
 File = Annotated[
     Path, typer.Argument(metavar="FILE", help="Experiment file (YAML), such as experiments/quickstart.yaml.")
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as models.ease.l2=100 'seeds=[0]'."),
+    typer.Argument(metavar="KEY=VALUE", help="Overrides, such as models.ease.l2=100 'seeds=[0]'."),
 ]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of run records and of the data cache.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder the tables are written under.")]
@@ -117,6 +119,8 @@ def table(
 
 def _console() -> Console:
     """Return the console; wide where no terminal is, so that a log keeps whole rows."""
+    from rich.console import Console
+
     console = Console()
     return console if console.is_terminal else Console(width=150)
 
