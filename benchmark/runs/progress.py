@@ -38,7 +38,7 @@ class LiveView:
         self.console = console
         self.todo = list(specs)
         self.expected = expected
-        self.started = time.monotonic()
+        self.begun, self.fraction = time.monotonic(), 0.0  # of the run under way
         self.spent: list[float] = []
         self.progress = Progress(
             SpinnerColumn(),
@@ -66,23 +66,33 @@ class LiveView:
     def seconds_left(self) -> float | None:
         """Return the time the rest is expected to take: from earlier runs of the same label, else the mean so far."""
         known = [self.expected.get(spec.label) for spec in self.todo]
+        if self.fraction > 0.02 and known:
+            # the run under way tells more than any earlier one; early stopping may end it sooner
+            spent = time.monotonic() - self.begun
+            known[0] = spent / self.fraction * (1 - self.fraction)
+            same = [i for i, spec in enumerate(self.todo) if i and spec.label == self.todo[0].label]
+            for i in same:
+                known[i] = spent / self.fraction
         if any(k is None for k in known) and not self.spent:
             return None
         mean = sum(self.spent) / len(self.spent) if self.spent else 0.0
         return sum(mean if k is None else k for k in known)
 
     def begin(self, spec: RunSpec) -> RunProgress:
+        epochs = 1 if spec.model_class().batch_kind == "whole" else spec.trainer.max_epochs
         self.progress.update(self.current, description=f"{spec.label} seed {spec.seed}", visible=True, note="")
-        self.progress.reset(self.current, total=spec.trainer.max_epochs)
-        self._note_time()
+        self.progress.reset(self.current, total=epochs)
+        self.begun, self.fraction = time.monotonic(), 0.0
+        self.note_time()
         return RunProgress(self, spec.trainer.early_stopping.monitor or "")
 
     def end(self, spec: RunSpec, record: RunRecord, seconds: float) -> None:
         self.todo.remove(spec)
         self.spent.append(seconds)
         self.expected[spec.label] = seconds
+        self.fraction = 0.0
         self.progress.update(self.total, advance=1)
-        self._note_time()
+        self.note_time()
         who = f"{spec.label:<24} seed {spec.seed:<3}"
         if record.status == "failed":
             self.console.print(f"[red]failed[/]  {who} {record.error}", highlight=False, soft_wrap=True)
@@ -92,7 +102,7 @@ class LiveView:
         epochs = f"{record.epochs} epoch{'s' if record.epochs != 1 else ''}"
         self.console.print(f"[green]done[/]    {who} {shown:<26} {epochs:<10} {clock(seconds)}", highlight=False)
 
-    def _note_time(self) -> None:
+    def note_time(self) -> None:
         left = self.seconds_left()
         self.progress.update(self.total, note="" if left is None else f"about {clock(left)} left")
 
@@ -105,7 +115,9 @@ class RunProgress(Callback):
         self._shown = 0.0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._show(trainer, "batch", batch_idx + 1, int(trainer.num_training_batches))
+        of = int(trainer.num_training_batches)
+        self.view.fraction = (trainer.current_epoch + (batch_idx + 1) / of) / (trainer.max_epochs or 1)
+        self._show(trainer, "batch", batch_idx + 1, of)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -119,6 +131,7 @@ class RunProgress(Callback):
             value = trainer.callback_metrics.get(f"valid/{self.monitor}")
             metric = "" if value is None else f"{self.monitor} {float(value):.4f}, "
             self.view.progress.update(self.view.current, note=f"{metric}{what} {done}/{of}")
+            self.view.note_time()
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         value = trainer.callback_metrics.get(f"valid/{self.monitor}")
