@@ -13,12 +13,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 from rich.console import Console
 
+from benchmark.data.datamodule import RecDataModule
 from benchmark.errors import InputError
 from benchmark.evaluation.evaluator import RankingEvaluator
 from benchmark.experiment import Experiment
-from benchmark.runs.execute import execute, load_model, run_key
+from benchmark.runs.execute import execute, load_model
 from benchmark.runs.record import RunStore
 from benchmark.runs.run import plan, prepare, run
 
@@ -87,12 +89,20 @@ def test_the_same_spec_gives_identical_metrics_and_a_finished_run_is_not_repeate
 
 
 def test_a_trained_model_comes_back_from_its_record(experiment: Experiment, tmp_path: Path) -> None:
-    run(experiment, tmp_path / "runs")
+    records = run(experiment, tmp_path / "runs")
     data = prepare(experiment, tmp_path / "runs")
-    spec = experiment.specs()[2]
-    folder = RunStore(tmp_path / "runs").folder(run_key(spec, data.fingerprint))
-    model = load_model(spec, data, folder)
-    assert float(model.weights()["weights"].abs().sum()) > 0 if "weights" in model.weights() else model.weights()
+    for spec, record in zip(experiment.specs(), records, strict=True):
+        model = load_model(spec, data, RunStore(tmp_path / "runs").folder(record.key))
+        rows = RecDataModule(data.split, spec.task, model.batch_spec()).rows("test")
+        batch = rows[rows.all]
+        evaluator = RankingEvaluator(spec.task.metrics)
+        with torch.no_grad():
+            scores = model.score(batch)
+        relevant, excluded = batch.relevant, batch.excluded
+        assert relevant is not None
+        assert excluded is not None
+        evaluator.update(batch.user, scores, relevant.offsets, relevant.values, excluded.offsets, excluded.values)
+        assert evaluator.compute() == pytest.approx(record.metrics["test"], abs=1e-6), record.label
 
 
 def test_a_failed_run_is_recorded_and_does_not_stop_the_others(
