@@ -13,7 +13,7 @@ from torch import Tensor
 from baselines._common import embedding, is_in_train, user_rows
 from benchmark.data.batch import Batch, BatchSpec
 from benchmark.data.schema import Catalogue
-from benchmark.recommender import GradientConfig, ModelConfig, Recommender
+from benchmark.recommender import GradientConfig, ModelConfig, Recommender, Traits
 
 
 class MF(Recommender):
@@ -39,9 +39,11 @@ class MF(Recommender):
         self.item_bias = embedding(known_item, 1, scale=0.0)
 
     @classmethod
-    def tasks_of(cls, config: ModelConfig) -> frozenset[str]:
+    def traits_of(cls, config: ModelConfig) -> Traits:
+        traits = super().traits_of(config)
         # bpr would take dislikes for positives
-        return cls.tasks if isinstance(config, cls.Config) and config.loss == "bce" else frozenset({"ranking"})
+        only = isinstance(config, cls.Config) and config.loss == "bpr"
+        return replace(traits, tasks=frozenset({"ranking"})) if only else traits
 
     def batch_spec(self) -> BatchSpec:
         return replace(super().batch_spec(), kind="pairwise" if self.config.loss == "bpr" else "pointwise")

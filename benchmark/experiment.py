@@ -145,7 +145,7 @@ class Experiment(_Strict):
         where = f"models.{label}"
         cls = model_class(entry.class_path, where)
         config = model_config(cls, entry.parameters, where)
-        can = cls.tasks_of(config)
+        can = cls.traits_of(config).tasks
         if self.task.kind not in can:
             raise InputError(
                 f"{where}: {cls.__name__} cannot do a {self.task.kind} task with these settings; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
@@ -41,6 +42,15 @@ class GradientConfig(ModelConfig):
     negatives: int = Field(1, gt=0, description="Drawn negatives for each positive.")
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What a configuration of a model is: its place in the table, its tasks, and whether its scores are logits."""
+
+    group: Group
+    tasks: frozenset[str]
+    probability: bool
+
+
 class TrainingDiverged(RuntimeError):
     """The loss became NaN or infinite."""
 
@@ -57,6 +67,9 @@ class Recommender(LightningModule):
         probability: True if ``score`` is a logit of P(like), so that log loss means something.
         max_history: longest history the model reads; 0 for models that read none (a Config field of that name wins).
 
+    An instance may set ``pretrain_epochs``: so many epochs come before those of the trainer; they count neither for the
+    selection of the best weights nor for the patience of early stopping.
+
     Args:
         config: an instance of the class's Config.
         catalogue: sizes, texts and training interactions.
@@ -69,8 +82,11 @@ class Recommender(LightningModule):
     probability: ClassVar[bool] = False
     max_history: ClassVar[int] = 0
 
+    pretrain_epochs: int = 0  # epochs that come before those of the trainer and in which nothing is selected
+
     def __init__(self, config: ModelConfig, catalogue: Catalogue) -> None:
         super().__init__()
+        self.traits = self.traits_of(config)
         self.config: Any = config
         self.catalogue = catalogue
         self.strict_loading = False  # checkpoints of PEFT models hold the adapter alone
@@ -86,9 +102,17 @@ class Recommender(LightningModule):
     # --- what a model author writes --------------------------------------------------------------------------------
 
     @classmethod
-    def tasks_of(cls, config: ModelConfig) -> frozenset[str]:
-        """Return the task kinds this configuration can do; override it only where a hyper-parameter decides them."""
-        return cls.tasks
+    def traits_of(cls, config: ModelConfig) -> Traits:
+        """Return group, tasks and probability; override it only where a hyper-parameter decides them."""
+        return Traits(cls.group, cls.tasks, cls.probability)
+
+    @classmethod
+    def check(cls, config: ModelConfig, catalogue: Catalogue) -> None:
+        """Say before anything runs what the model needs and the data lacks (features, a graph ...); nothing by default.
+
+        Raises:
+            InputError: one line that names what is missing.
+        """
 
     def batch_spec(self) -> BatchSpec:
         """Return what the model asks of the DataModule; override it only where a hyper-parameter decides the kind."""
@@ -189,13 +213,13 @@ class Recommender(LightningModule):
     @final
     def setup(self, stage: str) -> None:
         task: Task = self.trainer.datamodule.task  # type: ignore[attr-defined]
-        if task.kind not in self.tasks_of(self.config):
+        if task.kind not in self.traits.tasks:
             raise InputError(f"{type(self).__name__} cannot do a {task.kind} task with this configuration")
         for part, top_k in (("valid", 0), ("test", TOP_K)):
             if task.kind == "ranking":
                 evaluator: Any = RankingEvaluator(task.metrics, top_k=top_k)
             else:
-                evaluator = PreferenceEvaluator(task.metrics, probability=self.probability)
+                evaluator = PreferenceEvaluator(task.metrics, probability=self.traits.probability)
             setattr(self, f"{part}_evaluator", evaluator.to(self.device))
 
     @final

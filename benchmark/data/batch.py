@@ -68,7 +68,8 @@ class Batch(_Movable):
     Training, by ``batch_kind`` of the model:
         pointwise: one (user, item, label) a row; label is 1 for positives, 0 for drawn negatives (ranking), or the
             row's own label (preference). With ``history`` where the model asked for it (``max_history > 0``).
-        pairwise: one (user, item) a row with ``negative`` items that the user has not in training.
+        pairwise: one (user, item) a row with ``negative`` items that the user has not in training. With ``history`` as
+            above.
         sequence: one user a row; ``history`` is the user's training items in order (the model shifts it itself).
         user_rows: one user a row; ``seen`` holds all the user's training items.
         whole: one (user, item, label) a row, all of the training part in one batch, once: for closed forms. In a
@@ -121,6 +122,8 @@ class BatchSpec:
         eval_batch_size: rows of a scoring batch.
         negatives: drawn negatives per positive (pairwise; pointwise ranking); 0 for none.
         max_history: longest history in a batch, newest items kept; 0 means no histories are built.
+        min_history: leave training rows with a shorter history out (pointwise and pairwise).
+        passes: how often an epoch goes through the training rows, each time in another order.
         drop_last: drop a last training batch that is not full.
         cost: a function Batch -> (B,) cost of each row (such as its number of tokens); rows of like cost then share a
             training batch.
@@ -131,5 +134,7 @@ class BatchSpec:
     eval_batch_size: int = 1024
     negatives: int = 1
     max_history: int = 0
+    min_history: int = 0
+    passes: int = 1
     drop_last: bool = False
     cost: Callable[[Batch], Tensor] | None = None

@@ -83,8 +83,17 @@ class RecDataModule(LightningDataModule):
         trainer = self.trainer
         world, rank = (trainer.world_size, trainer.global_rank) if trainer is not None else (1, 0)
         order: Callable[[int], Tensor] = rows.order if isinstance(rows, TrainRows) else lambda epoch: rows.all
+        passes = self.spec.passes if shuffle else 1
         sampler = _IndexBatches(
-            order, len(rows), batch_size, drop_last, world, rank, even=shuffle, whole=self._whole(shuffle)
+            order,
+            len(rows),
+            batch_size,
+            drop_last,
+            world,
+            rank,
+            even=shuffle,
+            whole=self._whole(shuffle),
+            passes=passes,
         )
         return DataLoader(rows, batch_size=None, sampler=sampler)
 
@@ -120,16 +129,17 @@ class _IndexBatches(Sampler):
         rank: int,
         even: bool,
         whole: bool,
+        passes: int = 1,
     ) -> None:
         self.order, self.n, self.batch_size, self.drop_last = order, n, batch_size, drop_last
-        self.world, self.rank, self.even, self.whole = world, rank, even, whole
+        self.world, self.rank, self.even, self.whole, self.passes = world, rank, even, whole, passes
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def _share(self, index: Tensor) -> Tensor:
-        if self.world == 1 or self.whole:
+        if self.world == 1:
             return index
         if self.even:
             size = -(-len(index) // self.world) * self.world
@@ -137,13 +147,15 @@ class _IndexBatches(Sampler):
         return index[self.rank :: self.world]
 
     def __iter__(self) -> Iterator[Tensor]:
-        index = self._share(self.order(self.epoch))
+        everything = self.order(self.epoch)
         if self.whole:
-            yield index
+            yield everything
             return
-        stop = len(index) - len(index) % self.batch_size if self.drop_last else len(index)
-        for start in range(0, stop, self.batch_size):
-            yield index[start : start + self.batch_size]
+        for one_pass in everything.split(self.n):
+            index = self._share(one_pass)
+            stop = len(index) - len(index) % self.batch_size if self.drop_last else len(index)
+            for start in range(0, stop, self.batch_size):
+                yield index[start : start + self.batch_size]
 
     def __len__(self) -> int:
         if self.whole:
@@ -151,4 +163,4 @@ class _IndexBatches(Sampler):
         # never by way of order(), which would start the draws of the epoch again
         n = -(-self.n // self.world) * self.world if self.even else self.n
         share = len(range(self.rank, n, self.world))
-        return share // self.batch_size if self.drop_last else -(-share // self.batch_size)
+        return self.passes * (share // self.batch_size if self.drop_last else -(-share // self.batch_size))

@@ -123,18 +123,23 @@ class TrainRows(Dataset):
         self.user, self.item = torch.from_numpy(rows.user), torch.from_numpy(rows.item)
         self.offsets = torch.from_numpy(rows.offsets)
         self.generator = torch.Generator()
+        self.before: Tensor | None = None
         if spec.kind in ("sequence", "user_rows"):
             shortest = 2 if spec.kind == "sequence" else 1
             users = np.flatnonzero(np.diff(rows.offsets) >= shortest)
             self.all = torch.from_numpy(users[sample(len(users))])
         else:
-            self.all = torch.from_numpy(sample(len(rows)))
+            with_history = spec.kind in ("pointwise", "pairwise") and spec.max_history > 0
+            self.before = torch.from_numpy(strictly_before(rows)) if with_history else None
+            there = np.arange(len(rows))
+            if self.before is not None and spec.min_history:
+                there = np.flatnonzero(self.before.numpy() - rows.offsets[rows.user] >= spec.min_history)
+            self.all = torch.from_numpy(there[sample(len(there))])
         if not len(self.all):
             raise InputError(f"no training row is left for {spec.kind} batches (sequences need two items of one user)")
         self.label = torch.from_numpy(likes(rows, task)) if self.preference else None
         if spec.kind == "whole" and not self.preference and rows.rating is not None:
             self.label = torch.from_numpy(rows.rating)
-        self.before = torch.from_numpy(strictly_before(rows)) if spec.kind == "pointwise" and spec.max_history else None
         self.seen: Ragged | None = None
         self.negatives: NegativeSampler | None = None
         drawn = spec.negatives > 0 and (spec.kind == "pairwise" or (spec.kind == "pointwise" and not self.preference))
@@ -145,10 +150,13 @@ class TrainRows(Dataset):
             self.negatives = NegativeSampler(self.seen, data.n_items)
 
     def order(self, epoch: int) -> Tensor:
-        """Return the rows in the order of an epoch, and start the draws of that epoch."""
+        """Return the rows in the order of an epoch, pass after pass, and start the draws of that epoch."""
         self.generator.manual_seed(self.seed * 1_000_003 + epoch)
         if self.spec.kind == "whole":
             return self.all
+        return torch.cat([self._shuffled() for _ in range(self.spec.passes)])
+
+    def _shuffled(self) -> Tensor:
         index = self.all[torch.randperm(len(self.all), generator=self.generator)]
         return self._bucketed(index) if self.spec.cost is not None else index
 

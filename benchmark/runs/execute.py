@@ -78,14 +78,14 @@ def execute(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another --runs folder") from None
-    cls = spec.model_class()
+    traits = spec.model_class().traits_of(spec.config)
     record = RunRecord(
         key=key,
         status="failed",
         experiment=spec.experiment,
         label=spec.label,
-        group=cls.group,
-        probability=cls.probability,
+        group=traits.group,
+        probability=traits.probability,
         seed=spec.seed,
         spec=spec.resolved(),
         data_fingerprint=data.fingerprint,
@@ -146,12 +146,13 @@ def _run(
     stopping = spec.trainer.early_stopping
     monitor = f"valid/{stopping.monitor}"
     mode = "max" if higher_is_better(parse_metric(str(stopping.monitor)).name) else "min"
-    one_pass = model.batch_kind == "whole" or spec.trainer.max_epochs == 1
+    first, epochs = model.pretrain_epochs, model.pretrain_epochs + spec.trainer.max_epochs
+    one_pass = model.batch_kind == "whole" or epochs == 1
     curve = Curve()
-    best = ModelCheckpoint(folder / RESUME, "best", monitor, mode=mode, save_top_k=1, save_last=True)
-    early = EarlyStopping(monitor, stopping.min_delta, stopping.patience, mode=mode, check_finite=False)
+    best = _Best(first, folder / RESUME, "best", monitor, mode=mode, save_top_k=1, save_last=True)
+    early = _Early(first, monitor, stopping.min_delta, stopping.patience, mode=mode, check_finite=False)
     trainer = Trainer(
-        max_epochs=1 if one_pass else spec.trainer.max_epochs,
+        max_epochs=1 if one_pass else epochs,
         accelerator=spec.trainer.accelerator,
         devices=spec.trainer.devices,
         strategy=spec.trainer.strategy,
@@ -178,9 +179,11 @@ def _run(
         model.load_state_dict(state["state_dict"], strict=False)
     lap("fit")
     record.curve, record.epochs = curve.rows, trainer.current_epoch
-    record.best_epoch = best_epoch(curve.rows, str(stopping.monitor), mode)
-    if record.best_epoch is not None:
-        record.metrics["valid"] = {k: v for k, v in curve.rows[record.best_epoch].items() if k != "epoch"}
+    selectable = [row for row in curve.rows if one_pass or (row["epoch"] or 0) >= first]
+    chosen = best_epoch(selectable, str(stopping.monitor), mode)
+    if chosen is not None:
+        record.best_epoch = chosen + len(curve.rows) - len(selectable)
+        record.metrics["valid"] = {k: v for k, v in selectable[chosen].items() if k != "epoch"}
     model.save(folder / CHECKPOINT)
     lap("save")
     trainer.test(model, module, verbose=False)
@@ -242,6 +245,33 @@ def best_epoch(curve: list[dict[str, float | None]], monitor: str, mode: str) ->
     sign = 1 if mode == "max" else -1
     values = [(sign * row[monitor] if row.get(monitor) is not None else float("-inf")) for row in curve]  # type: ignore[operator]
     return values.index(max(values)) if values else None
+
+
+class _Best(ModelCheckpoint):
+    """Keeps the best weights, none of the pre-training epochs among them; ``last`` is kept of every epoch."""
+
+    def __init__(self, first: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.first = first
+
+    def check_monitor_top_k(self, trainer: Trainer, current: torch.Tensor | None = None) -> bool:
+        return trainer.current_epoch >= self.first and super().check_monitor_top_k(trainer, current)
+
+
+class _Early(EarlyStopping):
+    """Early stopping whose patience begins behind the pre-training epochs."""
+
+    def __init__(self, first: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.first = first
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.current_epoch >= self.first:
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.current_epoch >= self.first:
+            super().on_validation_end(trainer, pl_module)
 
 
 class Curve(Callback):

@@ -79,9 +79,8 @@ class LiveView:
         return sum(mean if k is None else k for k in known)
 
     def begin(self, spec: RunSpec) -> RunProgress:
-        epochs = 1 if spec.model_class().batch_kind == "whole" else spec.trainer.max_epochs
         self.progress.update(self.current, description=f"{spec.label} seed {spec.seed}", visible=True, note="")
-        self.progress.reset(self.current, total=epochs)
+        self.progress.reset(self.current, total=spec.trainer.max_epochs)
         self.begun, self.fraction = time.monotonic(), 0.0
         self.note_time()
         return RunProgress(self, spec.trainer.early_stopping.monitor or "")
@@ -113,6 +112,10 @@ class RunProgress(Callback):
     def __init__(self, view: LiveView, monitor: str) -> None:
         self.view, self.monitor = view, monitor
         self._shown = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        # the model has decided: closed forms take one epoch, pre-training comes on top
+        self.view.progress.update(self.view.current, total=trainer.max_epochs)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         of = int(trainer.num_training_batches)

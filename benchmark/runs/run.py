@@ -55,7 +55,14 @@ def plan(experiment: Experiment, data: PreparedData, store: RunStore) -> list[Pl
         if k is not None and k > data.split.n_items:
             raise InputError(f"task.metrics: '{metric}' is longer than the catalogue of {data.split.n_items} items")
     planned = []
-    for spec in experiment.specs():
+    specs = experiment.specs()
+    catalogue = data.split.catalogue()
+    for spec in {spec.label: spec for spec in specs}.values():
+        try:
+            spec.model_class().check(spec.config, catalogue)
+        except InputError as error:
+            raise InputError(f"models.{spec.label}: {error}") from None
+    for spec in specs:
         key = run_key(spec, data.fingerprint)
         record = store.get(key)
         state: State = "to do"

@@ -1,7 +1,7 @@
 """Bench reference: seconds of RecBole 1.2.1's own dataset, loaders, trainer and models on generated data.
 
 Everything is RecBole's own way: atomic files, its ``Config``, ``Dataset``, ``data_preparation`` and ``Trainer``; only
-the shims of ``baselines.recbole_compat`` are in force. The data is ``tests.planted.large``: 6,040 users, 3,706 items,
+the shims of ``baselines.recbole.compat`` are in force. The data is ``tests.planted.large``: 6,040 users, 3,706 items,
 1 M skewed interactions, as in ``bench_models.py``. Where an epoch is too long, some steps are timed after a warm-up and
 scaled to the number of steps of an epoch: the steps of an epoch are alike, so that time is linear in them.
 
@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from baselines import recbole_compat as compat
+from baselines.recbole import compat
 from tests.planted import large
 
 SEQUENTIAL = {"MAX_ITEM_LIST_LENGTH": 50, "train_neg_sample_args": None, "repeatable": True}

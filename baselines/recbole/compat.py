@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from ruamel.yaml import YAML
-from scipy.sparse import dok_matrix
+from scipy.sparse import coo_matrix, dok_matrix
 
 from benchmark.errors import InputError, missing_extra
 
@@ -49,7 +49,7 @@ _SUBMODULES = ("general", "sequential", "context_aware", "knowledge_aware", "exl
 @contextlib.contextmanager
 def shimmed() -> Iterator[None]:
     """Give numpy and scipy the names that RecBole's code reads, within the block; cheap enough for a step."""
-    with _attributes(np, _NUMPY), _attributes(dok_matrix, {"_update": _dok_update}):
+    with _attributes(np, _NUMPY), _attributes(dok_matrix, {"_update": _dok_update}), _torch_scatter():
         yield
 
 
@@ -69,6 +69,53 @@ def _attributes(owner: Any, values: dict[str, Any]) -> Iterator[None]:
                     setattr(owner, name, value)
             elif name in vars(owner):
                 delattr(owner, name)
+
+
+@contextlib.contextmanager
+def _torch_scatter() -> Iterator[None]:
+    """Stand for torch_scatter, which has no wheels: KGIN and MCCLK import two functions of it in each forward pass."""
+    if "torch_scatter" in sys.modules:
+        yield
+        return
+    sys.modules["torch_scatter"] = _SCATTER
+    try:
+        yield
+    finally:
+        del sys.modules["torch_scatter"]
+
+
+def scatter_mean(src: torch.Tensor, index: torch.Tensor, dim: int = 0, dim_size: int | None = None) -> torch.Tensor:
+    """Return the mean of the rows (n, ...) of ``src`` that share an ``index`` (n,), 0 where none has it."""
+    assert dim == 0
+    n = int(index.max()) + 1 if dim_size is None else dim_size
+    total = src.new_zeros(n, *src.shape[1:]).index_add(0, index, src)
+    count = torch.bincount(index, minlength=n).clamp(min=1).to(src.dtype)
+    return total / count.view(-1, *[1] * (src.dim() - 1))
+
+
+def scatter_softmax(src: torch.Tensor, index: torch.Tensor, dim: int = 0) -> torch.Tensor:
+    """Return the softmax of the rows (n, ...) of ``src`` among those that share an ``index`` (n,)."""
+    assert dim in (0, -1)
+    n = int(index.max()) + 1
+    where = index.view(-1, *[1] * (src.dim() - 1)).expand_as(src)
+    most = src.new_full((n, *src.shape[1:]), -torch.inf).scatter_reduce(0, where, src.detach(), "amax")
+    weight = (src - most[index]).exp()
+    return weight / src.new_zeros(n, *src.shape[1:]).index_add(0, index, weight)[index]
+
+
+_SCATTER = types.ModuleType("torch_scatter")
+_SCATTER.scatter_mean, _SCATTER.scatter_softmax = scatter_mean, scatter_softmax  # type: ignore[attr-defined]
+
+
+def relation_mean_graph(graph: Any, shape: torch.Size) -> torch.Tensor:
+    """Return KGAT's first attention: each relation's (coo, valued by relation) rows divided by their sums, added up.
+
+    KGAT computes it with DGL, which installs on no current PyTorch.
+    """
+    key = graph.data.astype(np.int64) * shape[0] + graph.row
+    _, place, count = np.unique(key, return_inverse=True, return_counts=True)
+    values = torch.from_numpy((1 / count[place]).astype(np.float32))
+    return torch.sparse_coo_tensor(torch.from_numpy(np.stack([graph.row, graph.col])).long(), values, shape).coalesce()
 
 
 def _dok_update(matrix: Any, entries: dict[tuple[int, int], float]) -> None:
@@ -123,6 +170,19 @@ def undisturbed(generators: bool = True) -> Iterator[None]:
                 loader.yaml_implicit_resolvers = copied
             elif "yaml_implicit_resolvers" in vars(loader):
                 del loader.yaml_implicit_resolvers
+
+
+@contextlib.contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Start all random generators at ``seed`` within the block."""
+    states = _generator_states()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        _set_generator_states(states)
 
 
 def _generator_states() -> tuple[Any, ...]:
@@ -208,11 +268,23 @@ class _NoWriter:
         pass
 
 
+def properties_text(name: str) -> str:
+    """Return a yaml file of RecBole's ``properties`` folder, such as "model/BPR", as text; "" where there is none."""
+    path = folder() / "properties" / name
+    # two of RecBole's files are not spelled as their models
+    found = [p for p in path.parent.glob("*.yaml") if p.stem.lower() == path.name.lower()]
+    return found[0].read_text(encoding="utf-8") if found else ""
+
+
 def read_properties(name: str) -> dict[str, Any]:
-    """Return a yaml file of RecBole's ``properties`` folder, such as "model/BPR"; {} where there is none."""
-    path = folder() / "properties" / f"{name}.yaml"
+    """Return the values of such a file; {} where there is none."""
     # ruamel reads YAML 1.2, where 1e-4 is a number, as RecBole means it
-    return (YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}) if path.exists() else {}
+    return dict(_properties(name))
+
+
+@cache
+def _properties(name: str) -> dict[str, Any]:
+    return YAML(typ="safe", pure=True).load(properties_text(name)) or {}
 
 
 @cache
@@ -229,3 +301,22 @@ def models() -> dict[str, str]:
 def model_class(name: str) -> type[torch.nn.Module]:
     """Import a model of RecBole."""
     return getattr(load(f"model.{models()[name]}_recommender.{name.lower()}"), name)
+
+
+def adapted(model: type[torch.nn.Module]) -> Any:
+    """Return a model's class, or one of ours with another part: one that no longer runs, or that scores by chance."""
+
+    class KTUP(model):  # type: ignore[misc, valid-type]
+        def st_gumbel_softmax(self, logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+            if self.training:
+                return super().st_gumbel_softmax(logits, temperature)
+            # RecBole draws a preference in scoring, too: no two evaluations agree; here it is the most likely one
+            return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+
+    class KGAT(model):  # type: ignore[misc, valid-type]
+        def init_graph(self) -> torch.Tensor:
+            shape = (int(self.matrix_size[0]), int(self.matrix_size[1]))
+            coo = coo_matrix((self.all_rs.numpy(), (self.all_hs.numpy(), self.all_ts.numpy())), shape=shape)
+            return relation_mean_graph(coo, self.matrix_size).to(self.device)
+
+    return {"KTUP": KTUP, "KGAT": KGAT}.get(model.__name__, model)

@@ -1,0 +1,116 @@
+"""Boosted trees: RecBole's external models, XGBoost and LightGBM, on the features of rows."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from baselines.recbole.config import RecBoleConfig
+from baselines.recbole.dataset import MemoryDataset
+from benchmark.errors import missing_extra
+
+
+class Trees:
+    """A booster behind two calls; it is kept as bytes in the library's own text format, never as a pickle.
+
+    Args:
+        config: the model (XGBoost or LightGBM) and its parameters.
+        data: the features of users and items.
+
+    Raises:
+        InputError: the library is not installed.
+    """
+
+    def __init__(self, config: RecBoleConfig, data: MemoryDataset) -> None:
+        self.kind: Literal["XGBoost", "LightGBM"] = config.model  # type: ignore[assignment]
+        self.config = config
+        self.library = library(self.kind)
+        self.booster: Any = None
+        columns = {part: self._columns(data, part) for part in ("user", "item")}
+        self._blocks = {part: np.column_stack([values for _, values in columns[part]]) for part in columns}
+        self._sizes = [data.num(name) for part in columns for name, _ in columns[part]]
+        self._one_hot = [
+            place
+            for place, name in enumerate(name for part in columns for name, _ in columns[part])
+            if config.value("convert_token_to_onehot")
+            and name not in (data.uid_field, data.iid_field)
+            and data.num(name) <= config.value("token_num_threshold")
+        ]
+
+    @staticmethod
+    def _columns(data: MemoryDataset, part: str) -> list[tuple[str, np.ndarray]]:
+        # numbers come as (value, 1)
+        return [
+            (name, (values[:, 0] if values.is_floating_point() else values).numpy().astype(np.float32))
+            for name, values in data.features[part].items()
+            if values.is_floating_point() or values.dim() == 1
+        ]
+
+    def features(self, user: np.ndarray, item: np.ndarray) -> Any:
+        """Return (n, columns) features of rows of RecBole's ids; sparse where tokens are made one-hot."""
+        dense = np.hstack([self._blocks["user"][user], self._blocks["item"][item]])
+        if not self._one_hot:
+            return dense
+        from scipy import sparse
+
+        kept = np.delete(dense, self._one_hot, axis=1)
+        rows = np.arange(len(dense))
+        blocks = [
+            sparse.csr_matrix(
+                (np.ones(len(dense), np.float32), (rows, dense[:, place].astype(np.int64))),
+                shape=(len(dense), self._sizes[place]),
+            )
+            for place in self._one_hot
+        ]
+        return sparse.hstack([sparse.csr_matrix(kept), *blocks]).tocsr()
+
+    def fit(self, user: np.ndarray, item: np.ndarray, label: np.ndarray, seed: int) -> None:
+        """Boost on (n,) rows and their labels 0 or 1."""
+        x, value, threads = self.features(user, item), self.config.value, torch.get_num_threads()
+        if self.kind == "XGBoost":
+            parameters = {"nthread": value("xgb_nthread") or threads, **value("xgb_params"), "seed": seed}
+            matrix = self.library.DMatrix(x, label=label)
+            self.booster = self.library.train(parameters, matrix, value("xgb_num_boost_round"))
+            return
+        parameters = {"num_threads": threads, "verbosity": -1, **value("lgb_params"), "seed": seed}
+        self.booster = self.library.train(
+            parameters, self.library.Dataset(x, label=label), value("lgb_num_boost_round")
+        )
+
+    def logit(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """Return (n,) logits of a like."""
+        x = self.features(user, item)
+        if self.kind == "XGBoost":
+            return self.booster.predict(self.library.DMatrix(x), output_margin=True)
+        return self.booster.predict(x, raw_score=True).astype(np.float32)
+
+    def to_tensor(self) -> Tensor:
+        """Return the booster as (n,) bytes."""
+        data = self.booster.save_raw("json") if self.kind == "XGBoost" else self.booster.model_to_string().encode()
+        return torch.from_numpy(np.frombuffer(bytes(data), np.uint8).copy())
+
+    def from_tensor(self, data: Tensor) -> None:
+        """Take what ``to_tensor`` gave."""
+        text = data.cpu().numpy().tobytes()
+        if self.kind == "XGBoost":
+            self.booster = self.library.Booster()
+            self.booster.load_model(bytearray(text))
+        else:
+            self.booster = self.library.Booster(model_str=text.decode())
+
+
+def library(kind: str) -> Any:
+    """Import xgboost or lightgbm.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    name = kind.lower()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        raise missing_extra(name, "trees") from None
