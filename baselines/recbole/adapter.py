@@ -108,16 +108,13 @@ class RecBole(Recommender):
 
     def batch_spec(self) -> BatchSpec:
         config, kind = self.config, self.batch_kind
-        negatives = config.n_negatives()
-        # a batch of RecBole holds its negatives
-        rows = {"pairwise": max(negatives, 1), "pointwise": 1 + negatives}.get(kind, 1)
-        size = config.batch_size or max(self.settings["train_batch_size"] // rows, 1)
         sequential = self.family == "sequential"
         return BatchSpec(
             kind,
-            batch_size=size,
+            batch_size=config.batch_size or self.settings["train_batch_size"],
             eval_batch_size=config.eval_batch_size,
-            negatives=0 if kind == "whole" else negatives,
+            negatives=0 if kind == "whole" else config.n_negatives(),
+            count_negatives=config.batch_size is None,  # RecBole's train_batch_size counts them
             max_history=self.settings["MAX_ITEM_LIST_LENGTH"] if sequential else 0,
             min_history=1 if sequential else 0,  # RecBole's prefixes hold an item at least
             passes=schedule_of(config.model).passes(config),

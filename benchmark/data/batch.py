@@ -118,9 +118,10 @@ class BatchSpec:
 
     Attributes:
         kind: what one training row is (see Batch).
-        batch_size: rows of a training batch.
+        batch_size: rows of a training batch, drawn negatives not counted.
         eval_batch_size: rows of a scoring batch.
         negatives: drawn negatives per positive (pairwise; pointwise ranking); 0 for none.
+        count_negatives: where negatives are drawn, ``batch_size`` counts them, and pairwise every pair.
         max_history: longest history in a batch, newest items kept; 0 means no histories are built.
         min_history: leave training rows with a shorter history out (pointwise and pairwise).
         passes: how often an epoch goes through the training rows, each time in another order.
@@ -133,6 +134,7 @@ class BatchSpec:
     batch_size: int = 1024
     eval_batch_size: int = 1024
     negatives: int = 1
+    count_negatives: bool = False
     max_history: int = 0
     min_history: int = 0
     passes: int = 1

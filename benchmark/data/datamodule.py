@@ -51,7 +51,9 @@ class RecDataModule(LightningDataModule):
     # --- loaders ---------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> DataLoader:
-        return self._loader(self.train_rows, self.spec.batch_size, shuffle=True, drop_last=self.spec.drop_last)
+        rows = self.train_rows
+        size = max(self.spec.batch_size // (rows.rows_a_positive if self.spec.count_negatives else 1), 1)
+        return self._loader(rows, size, shuffle=True, drop_last=self.spec.drop_last)
 
     def val_dataloader(self) -> DataLoader:
         return self._loader(self.rows("valid"), self.spec.eval_batch_size)

@@ -149,6 +149,13 @@ class TrainRows(Dataset):
             assert self.seen is not None
             self.negatives = NegativeSampler(self.seen, data.n_items)
 
+    @property
+    def rows_a_positive(self) -> int:
+        """What a positive row becomes with its drawn negatives: so many labelled rows, or so many pairs."""
+        if self.negatives is None:
+            return 1
+        return self.spec.negatives + (self.spec.kind == "pointwise")
+
     def order(self, epoch: int) -> Tensor:
         """Return the rows in the order of an epoch, pass after pass, and start the draws of that epoch."""
         self.generator.manual_seed(self.seed * 1_000_003 + epoch)

@@ -21,6 +21,7 @@ from baselines.item_knn import ItemKNN
 from baselines.recbole import RecBole, compat
 from baselines.recbole.dataset import MemoryDataset
 from benchmark.data.batch import Batch, Ragged
+from benchmark.data.datamodule import RecDataModule
 from benchmark.data.rows import take, unique_pairs
 from benchmark.data.schema import SplitData
 from benchmark.data.sources.movielens_100k import MovieLens100K
@@ -100,17 +101,22 @@ def test_pop_counts_every_interaction() -> None:
 
 
 def test_a_batch_of_recbole_holds_its_negatives() -> None:
-    data, _ = planted("ranking")
+    data, task = planted("ranking")
 
     def spec(model: str, **options: Any) -> tuple[str, int, int]:
         spec = RecBole(RecBole.Config(model=model, **options), data.catalogue()).batch_spec()
-        return spec.kind, spec.batch_size, spec.negatives
+        first = next(iter(RecDataModule(data, task, spec).train_dataloader()))
+        rows = {"pairwise": first.negative, "pointwise": first.label}[spec.kind]
+        return spec.kind, rows.numel(), spec.negatives
 
-    four = {"train_neg_sample_args": {"sample_num": 4}, "train_batch_size": 1000}
-    assert spec("BPR") == ("pairwise", 2048, 1)
-    assert spec("BPR", parameters=four) == ("pairwise", 250, 4)
-    assert spec("FISM", parameters=four) == ("pointwise", 200, 4)
-    assert spec("FISM", batch_size=64) == ("pointwise", 64, 1)
+    four = {"train_neg_sample_args": {"sample_num": 4}, "train_batch_size": 100}
+    assert spec("BPR", parameters={"train_batch_size": 256}) == ("pairwise", 256, 1)
+    assert spec("BPR", parameters=four) == ("pairwise", 100, 4)
+    assert spec("FISM", parameters=four) == ("pointwise", 100, 4)
+    assert spec("FISM", batch_size=64) == ("pointwise", 128, 1)
+    data, task = planted("preference")
+    context = {"train_batch_size": 100}
+    assert spec("FM", parameters=context) == ("pointwise", 100, 1)  # labelled rows bring no negatives
 
 
 def test_loss_is_recboles_own_on_shifted_ids() -> None:
