@@ -85,14 +85,14 @@ def fit(
         module = RecDataModule(data, task, model.batch_spec(), seed)
         options: dict[str, Any] = {"accelerator": "cpu", "devices": 1} | trainer_options
         trainer = Trainer(
-            max_epochs=1 if model.batch_kind == "whole" else epochs,
+            max_epochs=1 if model.batch_kind == "whole" else model.pretrain_epochs + epochs,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            check_val_every_n_epoch=epochs,
+            check_val_every_n_epoch=model.pretrain_epochs + epochs,
             **options,
         )
         trainer.fit(model, module)
@@ -176,7 +176,7 @@ class RecommenderContract:
     def test_learns_what_is_planted(self, fitted: Fitted) -> None:
         assert fitted.metrics["auc"] > self.floor
         if "log_loss" in fitted.metrics:
-            assert math.isfinite(fitted.metrics["log_loss"]) == self.model.probability
+            assert math.isfinite(fitted.metrics["log_loss"]) == fitted.model.traits.probability
 
     def test_one_seed_gives_one_model(self, fitted: Fitted, kind: str) -> None:
         batch = fitted.batch()
@@ -222,7 +222,7 @@ class RecommenderContract:
         assert first["metrics"] == pytest.approx(second["metrics"], rel=0, abs=0, nan_ok=True)
         assert sorted(first["rows"] + second["rows"]) == fitted.module.rows("test").all.tolist()
         assert first["judged"] == len(fitted.module.rows("test"))
-        if self.model.batch_kind == "whole":
+        if fitted.model.batch_kind == "whole":
             assert first["metrics"] == pytest.approx(fitted.metrics, abs=1e-6, nan_ok=True)
         else:
             assert first["metrics"]["auc"] > 0.5 + (self.floor - 0.5) / 2

@@ -1,4 +1,4 @@
-"""Planted data: clusters, an order within them, titles that tell the cluster, ratings by quality and leniency."""
+"""Planted data: clusters, an order within them; titles, genres and a graph that tell the cluster; ratings."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def dataset(n_users: int = 120, n_items: int = 80, length: int = 14, seed: int =
     user, item, rating, time = (np.array(column) for column in zip(*rows, strict=True))
     words = [WORDS[c].split() for c in cluster]
     titles = [f"The {w[rng.integers(5)]} and the {w[rng.integers(5)]}" for w in words]
+    names = [f"i{i:04d}" for i in range(n_items)]
     return Dataset(
         "planted",
         pl.DataFrame(
@@ -59,8 +60,16 @@ def dataset(n_users: int = 120, n_items: int = 80, length: int = 14, seed: int =
                 "timestamp": time.astype(np.float64),
             }
         ),
-        pl.DataFrame({"user_id": [f"u{i:04d}" for i in range(n_users)]}),
-        pl.DataFrame({"item_id": [f"i{i:04d}" for i in range(n_items)], "title": titles}),
+        pl.DataFrame({"user_id": [f"u{i:04d}" for i in range(n_users)], "age": rng.integers(18, 60, n_users)}),
+        pl.DataFrame({"item_id": names, "title": titles, "genres": [f"{w[0]}, {w[1]}" for w in words]}),
+        graph=pl.DataFrame(
+            {
+                "head": [f"e{name}" for name in names],
+                "relation": ["made_in" if i % 5 == 0 else "is_a" for i in range(n_items)],
+                "tail": [f"c{c}" for c in cluster],
+            }
+        ),
+        links=pl.DataFrame({"item_id": names, "entity_id": [f"e{name}" for name in names]}),
     )
 
 

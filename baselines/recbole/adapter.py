@@ -27,7 +27,9 @@ from benchmark.errors import InputError
 from benchmark.recommender import WEIGHTS, ModelConfig, Recommender, TrainingDiverged, Traits
 
 _PAIRS = 2**14  # (user, item) pairs scored at once by models that can only score pairs
-_FITTED, _SEED = "fitted.", "construction_seed"
+_FITTED, _COUNTS, _SEED = "fitted.", "counts.", "construction_seed"
+# what gradient models count in plain attributes while they learn: a run that goes on must go on from there
+_COUNTED = ("update", "update_count", "update_count_vae", "Lt_history", "Lt_count")
 
 
 class RecBole(Recommender):
@@ -132,7 +134,11 @@ class RecBole(Recommender):
             "adagrad": torch.optim.Adagrad,
             "rmsprop": torch.optim.RMSprop,
         }
-        return kinds[self.settings["learner"]](parameters, lr=rate, weight_decay=decay)
+        learner = self.settings["learner"]
+        options: dict[str, Any] = {"lr": rate, "weight_decay": decay}
+        if learner != "rmsprop" and all(p.is_floating_point() for p in parameters):
+            options["fused"] = True  # the same arithmetic in one pass; RMSprop has none
+        return kinds[learner](parameters, **options)
 
     # --- training ---------------------------------------------------------------------------------------------------
 
@@ -390,6 +396,9 @@ class RecBole(Recommender):
         if self.batch_kind != "whole":
             # with it a restored model draws the same neighbours as it is built
             destination[prefix + _SEED] = torch.tensor(self.seed)
+            for name in _COUNTED:
+                for key, tensor in _pack(name, vars(self.recbole).get(name)).items():
+                    destination[prefix + _COUNTS + key] = tensor.clone()
             return
         sizes = torch.tensor([self.n_users, self.n_items])
         if self.trees is not None:
@@ -410,6 +419,10 @@ class RecBole(Recommender):
             self._build()
             self.recbole.to(self.device).train(self.training)
             self._follow()
+        start = prefix + _COUNTS
+        counts = {key.removeprefix(start): state_dict.pop(key) for key in list(state_dict) if key.startswith(start)}
+        for name, value in _unpack(counts).items():
+            setattr(self.recbole, name, value)
         start = prefix + _FITTED
         packed = {key.removeprefix(start): state_dict.pop(key) for key in list(state_dict) if key.startswith(start)}
         packed.pop("sizes", None)

@@ -313,10 +313,18 @@ def adapted(model: type[torch.nn.Module]) -> Any:
             # RecBole draws a preference in scoring, too: no two evaluations agree; here it is the most likely one
             return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
 
+    class RippleNet(model):  # type: ignore[misc, valid-type]
+        def _build_ripple_set(self) -> Any:
+            found = super()._build_ripple_set()
+            nothing = torch.zeros(self.n_memory, dtype=torch.int64, device=self.device)
+            for user in range(self.n_users):  # RecBole fails on a user without a row in training
+                found[user] = found.get(user) or [(nothing, nothing, nothing)] * self.n_hop
+            return found
+
     class KGAT(model):  # type: ignore[misc, valid-type]
         def init_graph(self) -> torch.Tensor:
             shape = (int(self.matrix_size[0]), int(self.matrix_size[1]))
             coo = coo_matrix((self.all_rs.numpy(), (self.all_hs.numpy(), self.all_ts.numpy())), shape=shape)
             return relation_mean_graph(coo, self.matrix_size).to(self.device)
 
-    return {"KTUP": KTUP, "KGAT": KGAT}.get(model.__name__, model)
+    return {"KTUP": KTUP, "KGAT": KGAT, "RippleNet": RippleNet}.get(model.__name__, model)

@@ -391,6 +391,11 @@ def check_data(config: RecBoleConfig, catalogue: Catalogue) -> None:
         raise InputError(
             f"RecBole's {name} with inter_matrix_type 'rating' needs ratings, which the data does not have"
         )
+    for key in ("metrics_k", "reranker_CAN_NUM"):
+        if (k := config.value(key)) is not None and max([k] if isinstance(k, int) else map(int, str(k).split(","))) > (
+            catalogue.n_items
+        ):
+            raise InputError(f"RecBole's {name}: found {key} {k}, expected at most the {catalogue.n_items} items")
     if name == "NCL" and config.value("num_clusters") > min(catalogue.n_users, catalogue.n_items):
         raise InputError(
             f"RecBole's {name}: found num_clusters {config.value('num_clusters')}, expected at most the number of "

@@ -82,7 +82,7 @@ def build(experiment: Experiment, records: Sequence[RunRecord | None], store: Ru
         error = next((r.error for r in mine if r is not None and r.status == "failed"), None)
         note = "; ".join(filter(None, [note, error or ""]))
         keys = tuple(r.key for r in mine if r is not None)
-        rows.append(Row(spec.label, spec.model_class().group, keys, tuple(cells), note))
+        rows.append(Row(spec.label, spec.model_class().traits_of(spec.config).group, keys, tuple(cells), note))
     rows.sort(key=lambda row: GROUPS.index(row.group))
     return ComparisonTable(
         name=experiment.name,

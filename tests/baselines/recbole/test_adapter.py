@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
-import os
-import random
-import sys
-import warnings
 from typing import Any
 
 import numpy as np
@@ -27,7 +22,6 @@ from benchmark.data.schema import SplitData
 from benchmark.data.sources.movielens_100k import MovieLens100K
 from benchmark.data.split import LeaveLastOut, split
 from benchmark.errors import InputError
-from benchmark.experiment import model_config
 from tests.contract import Fitted, RecommenderContract, fit
 from tests.planted import planted
 
@@ -69,6 +63,112 @@ class TestUserRows(RecommenderContract):
     model = RecBole
     config = {"model": "MultiDAE", "parameters": {"learning_rate": 0.01, "train_batch_size": 32}}
     epochs = 10
+
+
+class TestSequential(RecommenderContract):
+    """A softmax over all items, on prefixes."""
+
+    model = RecBole
+    config = {
+        "model": "GRU4Rec",
+        "parameters": {
+            "MAX_ITEM_LIST_LENGTH": 8,
+            "embedding_size": 16,
+            "hidden_size": 16,
+            "learning_rate": 0.02,
+            "train_batch_size": 128,
+        },
+    }
+    floor = 0.8
+
+
+class TestPairwiseSequential(RecommenderContract):
+    model = RecBole
+    config = {
+        "model": "FPMC",
+        "parameters": {
+            "MAX_ITEM_LIST_LENGTH": 8,
+            "embedding_size": 16,
+            "learning_rate": 0.05,
+            "train_batch_size": 128,
+        },
+    }
+
+
+class TestContextAware(RecommenderContract):
+    """Features of users and items; labelled rows, or drawn negatives."""
+
+    model = RecBole
+    config = {"model": "FM", "parameters": {"learning_rate": 0.05, "train_batch_size": 128}}
+    tasks = ("ranking", "preference")
+
+
+class TestSequenceAndContext(RecommenderContract):
+    model = RecBole
+    config = {
+        "model": "DIN",
+        "parameters": {
+            "MAX_ITEM_LIST_LENGTH": 6,
+            "mlp_hidden_size": [16],
+            "learning_rate": 0.01,
+            "train_batch_size": 128,
+        },
+    }
+    tasks = ("ranking", "preference")
+    epochs = 8
+    floor = 0.6
+
+
+class TestKnowledgeAware(RecommenderContract):
+    """Rows and triples in one loss."""
+
+    model = RecBole
+    config = {
+        "model": "CFKG",
+        "parameters": {"embedding_size": 16, "learning_rate": 0.02, "train_batch_size": 256},
+    }
+
+
+class TestKnowledgePhases(RecommenderContract):
+    """Triples after the rows of an epoch, and an attention that follows from the weights."""
+
+    model = RecBole
+    config = {
+        "model": "KGAT",
+        "parameters": {
+            "embedding_size": 16,
+            "kg_embedding_size": 16,
+            "layers": [16],
+            "learning_rate": 0.02,
+            "train_batch_size": 256,
+        },
+    }
+    floor = 0.65
+
+
+class TestStages(RecommenderContract):
+    """Pre-training, then fine-tuning, in one run."""
+
+    model = RecBole
+    config = {
+        "model": "RaCT",
+        "parameters": {
+            "mlp_hidden_size": [32],
+            "latent_dimension": 16,
+            "pretrain_epochs": 5,
+            "metrics_k": 20,
+            "learning_rate": 0.01,
+            "train_batch_size": 32,
+        },
+    }
+    epochs = 3
+
+
+class TestTrees(RecommenderContract):
+    model = RecBole
+    config = {"model": "LightGBM", "parameters": {"lgb_num_boost_round": 30}}
+    tasks = ("preference",)  # a ranking asks for what pairs have in common, and ids alone do not tell trees
+    floor = 0.6
 
 
 class TestClosedForm(RecommenderContract):
@@ -217,132 +317,6 @@ def test_item_knn_is_recboles(movielens: SplitData, k: int, shrink: float, share
     torch.testing.assert_close(ours[:, clear], theirs[:, clear], atol=tolerance, rtol=0)
     ours, theirs = ours.masked_fill(~clear, -1), theirs.masked_fill(~clear, -1)
     assert_same_top(ours, theirs, seen, tolerance)
-
-
-# --- the interpreter -----------------------------------------------------------------------------------------------
-
-
-def interpreter() -> dict[str, Any]:
-    python, numpy = random.getstate(), np.random.get_state(legacy=False)["state"]
-    root = logging.getLogger()
-    return {
-        "argv": list(sys.argv),
-        "environment": dict(os.environ),
-        "streams": (sys.stdout, sys.stderr),
-        "handlers": (list(root.handlers), root.level),
-        "filters": list(warnings.filters),
-        "python": python,
-        "numpy": (numpy["key"].tolist(), numpy["pos"]),
-        "torch": torch.get_rng_state().tolist(),
-        "cudnn": (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
-        "numpy names": {name: vars(np).get(name) for name in compat._NUMPY},
-        "dok": "_update" in vars(sp.dok_matrix),
-        "tensorboard": "torch.utils.tensorboard" in sys.modules,
-        "ray": "ray" in sys.modules,
-    }
-
-
-@pytest.fixture
-def our_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["levelfield", "run", "--embedding_size=3", "--model=Pop"])
-
-
-@pytest.mark.usefixtures("our_command_line")
-def test_the_interpreter_is_left_as_it_was_found() -> None:
-    data, _ = planted("ranking")
-    before = interpreter()
-    config = compat.load("config").Config  # RecBole's own, which sets all of it
-    with compat.undisturbed():
-        real = config(model="BPR", dataset="none", config_dict={"embedding_size": 5})
-        compat.load("utils").init_seed(1, False)
-        logging.basicConfig()
-        assert real["embedding_size"] == 5
-    assert interpreter() == before
-    closed = RecBole(RecBole.Config(model="EASE"), data.catalogue())
-    train = Batch(user=torch.from_numpy(data.train.user).long(), item=torch.from_numpy(data.train.item).long())
-    closed.training_step(train, 0)
-    assert interpreter() == before
-    RecBole(RecBole.Config(model="LightGCN"), data.catalogue())  # draws its weights from the seed alone
-    assert interpreter() == before
-
-
-@pytest.mark.usefixtures("our_command_line")
-def test_settings_do_not_come_from_the_command_line() -> None:
-    data, _ = planted("ranking")
-    assert RecBole(RecBole.Config(model="BPR"), data.catalogue()).settings["embedding_size"] == 64
-
-
-def test_a_failure_inside_is_cleaned_up_too() -> None:
-    before = interpreter()
-
-    def fails() -> None:
-        with compat.undisturbed():
-            np.random.seed(3)
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fails()
-    assert interpreter() == before
-
-
-# --- what is refused -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({}, "models.x.model: required, and not there"),
-        ({"model": "LightGNC"}, "models.x.model: RecBole has no model 'LightGNC'; did you mean 'LightGCN'?"),
-        ({"model": "lightgcn"}, "models.x.model: RecBole has no model 'lightgcn'; did you mean 'LightGCN'?"),
-        ({"model": "KSR"}, "models.x.model: RecBole's KSR cannot be adapted: it reads pre-trained entity and relation"),
-        (
-            {"model": "LightGCN", "parameters": {"n_layer": 2}},
-            "models.x.parameters: RecBole's LightGCN has no parameter 'n_layer'; did you mean 'n_layers'?",
-        ),
-        (
-            {"model": "LightGCN", "parameters": {"n_layers": 1.5}},
-            "models.x.parameters: 'n_layers': found 1.5, expected something like 2",
-        ),
-        (
-            {"model": "BPR", "parameters": {"embedding_size": "64"}},
-            "models.x.parameters: 'embedding_size': found '64', expected something like 64",
-        ),
-        (
-            {"model": "BPR", "parameters": {"topk": [10]}},
-            "models.x.parameters: 'topk' is no parameter of the model here: set task.metrics instead",
-        ),
-        (
-            {"model": "BPR", "parameters": {"eval_args": {"mode": "full"}}},
-            "models.x.parameters: 'eval_args' is no parameter of the model here: set task.split and task.candidates",
-        ),
-        ({"model": "BPR", "parameters": {"epochs": 5}}, "set trainer.max_epochs instead"),
-        (
-            {"model": "BPR", "parameters": {"learner": "adan"}},
-            "models.x.parameters: 'learner': found 'adan'; did you mean 'adam'?",
-        ),
-        (
-            {"model": "BPR", "parameters": {"train_neg_sample_args": {"distribution": "popularity"}}},
-            "negatives are drawn uniformly for every model",
-        ),
-        ({"model": "NeuMF", "parameters": {"mf_pretrain_path": "x.pth"}}, "RecBole's checkpoints are pickles"),
-        (
-            {"model": "BPR", "batch_size": 8, "parameters": {"train_batch_size": 8}},
-            "models.x: batch_size and parameters.train_batch_size are both given; keep one",
-        ),
-    ],
-)
-def test_mistakes_are_named(parameters: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        model_config(RecBole, parameters, "models.x")
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_recbole_missing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compat.importlib.util, "find_spec", lambda name: None)
-    compat.models.cache_clear()
-    with pytest.raises(InputError, match=r"pip install --no-deps recbole==1\.2\.1 .*levelfield\[recbole\]"):
-        model_config(RecBole, {"model": "BPR"}, "models.x")
 
 
 def test_weights_of_another_data_set_are_refused(tmp_path: Any) -> None:
