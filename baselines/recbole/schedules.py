@@ -203,6 +203,10 @@ class S3Rec(_Staged):
 class RaCT(_Staged):
     """``pretrain_epochs`` of the actor, as many of the critic, then the actor by its critic (``RaCTTrainer``)."""
 
+    def __init__(self, model: Any, *args: Any) -> None:
+        super().__init__(model, *args)
+        model.requires_grad_(True)  # RecBole freezes the critic as it is built, for the first stage
+
     @staticmethod
     def pretrain_epochs(config: RecBoleConfig) -> int:
         return 2 * config.value("pretrain_epochs")

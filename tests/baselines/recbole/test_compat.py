@@ -69,6 +69,37 @@ def test_settings_do_not_come_from_the_command_line() -> None:
     assert RecBole(RecBole.Config(model="BPR"), data.catalogue()).settings["embedding_size"] == 64
 
 
+def test_torch_scatter_is_there_for_recbole_alone() -> None:
+    with compat.shimmed():
+        from torch_scatter import scatter_mean, scatter_softmax
+    assert "torch_scatter" not in sys.modules
+    src, index = torch.randn(50, 3), torch.randint(0, 7, (50,))
+    index[index == 2] = 0  # nobody has 2
+    mean, soft = scatter_mean(src, index, dim=0, dim_size=9), scatter_softmax(src, index, dim=0)
+    assert mean.shape == (9, 3)
+    assert not mean[[2, 7, 8]].any()
+    for i in index.unique():
+        rows = index == i
+        torch.testing.assert_close(mean[i], src[rows].mean(0))
+        torch.testing.assert_close(soft[rows], src[rows].softmax(0))
+    torch.testing.assert_close(scatter_softmax(src[:, 0], index)[index == 0], src[index == 0, 0].softmax(0))
+
+
+def test_kgats_first_attention_is_that_of_its_paper() -> None:
+    """Each relation's adjacency with rows divided by their sums, added up (RecBole's ``init_graph`` with DGL)."""
+    rng = np.random.default_rng(0)
+    triples = np.unique(rng.integers(0, 8, (60, 2)), axis=0)
+    relation = rng.integers(1, 4, len(triples))
+    graph = sp.coo_matrix((relation, (triples[:, 0], triples[:, 1])), shape=(8, 8))
+    expected = np.zeros((8, 8))
+    for kind in (1, 2, 3):
+        one = np.zeros((8, 8))
+        one[tuple(triples[relation == kind].T)] = 1
+        expected += one / np.maximum(one.sum(1, keepdims=True), 1)
+    found = compat.relation_mean_graph(graph, torch.Size((8, 8))).to_dense()
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+
+
 def test_a_failure_inside_is_cleaned_up_too() -> None:
     before = interpreter()
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from baselines.recbole import RecBole, compat
+from baselines.recbole import RecBole, compat, zoo
+from baselines.recbole.config import _ranges, defaults
 from benchmark.errors import InputError
 from benchmark.experiment import model_config
 
@@ -48,6 +49,40 @@ from benchmark.experiment import model_config
             "negatives are drawn uniformly for every model",
         ),
         ({"model": "NeuMF", "parameters": {"mf_pretrain_path": "x.pth"}}, "RecBole's checkpoints are pickles"),
+        ({"model": "S3Rec", "parameters": {"pre_model_path": "x.pth"}}, "RecBole's checkpoints are pickles"),
+        ({"model": "S3Rec", "parameters": {"train_stage": "finetune"}}, "set pretrain_epochs, which come before"),
+        ({"model": "FM", "parameters": {"threshold": {"rating": 3}}}, "set task.positive_rating instead"),
+        (
+            {"model": "SASRec", "parameters": {"loss_type": "BCE"}},
+            "models.x.parameters: 'loss_type': found 'BCE', expected one of BPR, CE",
+        ),
+        (
+            {"model": "KGAT", "parameters": {"aggregator_type": "gnc"}},
+            "models.x.parameters: 'aggregator_type': found 'gnc', expected one of gcn, graphsage, bi",
+        ),
+        (
+            {"model": "SimpleX", "parameters": {"margin": 1.5}},
+            "models.x.parameters: 'margin': found 1.5, expected a number from -1 to 1",
+        ),
+        (
+            {"model": "SASRec", "parameters": {"hidden_dropout_prob": 1.5}},
+            "models.x.parameters: 'hidden_dropout_prob': found 1.5, expected a number from 0 to 1",
+        ),
+        (
+            {"model": "BPR", "parameters": {"embedding_size": 0}},
+            "models.x.parameters: 'embedding_size': found 0, expected more than 0",
+        ),
+        (
+            {"model": "SASRec", "parameters": {"n_heads": 3}},
+            "models.x.parameters: 'n_heads': 3 does not divide hidden_size 64",
+        ),
+        ({"model": "FM", "parameters": {"load_col": ["age"]}}, "expected something like {user: [age], item: [genres]}"),
+        ({"model": "FM", "parameters": {"load_col": {"inter": ["age"]}}}, "'load_col' has no 'inter' here"),
+        ({"model": "LDiffRec", "parameters": {"n_cate": 2}}, "'n_cate': more than 1 needs a file of item vectors"),
+        (
+            {"model": "CKE", "parameters": {"entity_kg_num_interval": "5"}},
+            "'entity_kg_num_interval': found '5', expected an interval such as '[5,inf)'",
+        ),
         (
             {"model": "BPR", "batch_size": 8, "parameters": {"train_batch_size": 8}},
             "models.x: batch_size and parameters.train_batch_size are both given; keep one",
@@ -66,3 +101,17 @@ def test_recbole_missing_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     compat.models.cache_clear()
     with pytest.raises(InputError, match=r"pip install --no-deps recbole==1\.2\.1 .*levelfield\[recbole\]"):
         model_config(RecBole, {"model": "BPR"}, "models.x")
+
+
+def test_recboles_own_defaults_are_within_its_ranges() -> None:
+    for name in zoo.usable():
+        RecBole.Config(
+            model=name,
+            parameters={k: v for k, v in defaults(name).items() if k in _ranges(name) and v and k != "train_stage"},
+        )
+
+
+def test_numbers_may_be_written_without_a_point() -> None:
+    RecBole.Config(model="DCN", parameters={"reg_weight": 0.5})  # RecBole's default is the whole number 2
+    RecBole.Config(model="SASRecCPR", parameters={"hidden_dropout_prob": 0.1})  # and 0 here
+    RecBole.Config(model="LightGCN", parameters={"reg_weight": 1})
