@@ -1,10 +1,10 @@
 # levelfield: two commands for a newcomer: `make quickstart` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := llm,wandb,als,recbole,dev
+EXTRAS := llm,wandb,als,recbole,trees,dev
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test lint typecheck bench format clean
+.PHONY: help quickstart test lint typecheck bench zoo fidelity format clean
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -42,6 +42,15 @@ typecheck: .venv/.installed  ## mypy
 
 bench: .venv/.installed  ## speed as ratios against plain torch and RecBole, written to results/bench
 	@$(BIN)/python -m tests.bench
+
+zoo: .venv/.installed  ## every model of RecBole on MovieLens-100K, an hour; written to results/recbole-zoo*
+	@$(BIN)/levelfield run experiments/recbole-zoo.yaml
+	@$(BIN)/python -m tests.fidelity.coverage
+
+fidelity: .venv/.installed  ## RecBole's own trainer against ours, half an hour; written to results/recbole-fidelity
+	@$(BIN)/python -m tests.fidelity
+	@$(BIN)/levelfield run experiments/recbole-bpr-ml-100k.yaml
+	@$(BIN)/python -m tests.fidelity.readme_row
 
 clean:  ## remove the environment and caches, keep runs and results
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

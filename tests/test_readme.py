@@ -16,6 +16,9 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    (levelfield [^#\n]+)", TEXT, re.MULTILINE)
 
 
+TABLES = re.findall(r"<!-- table: results/(\S+) -->", TEXT)
+
+
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
 
@@ -44,6 +47,13 @@ def test_the_experiment(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(blocks("yaml")[0])
     assert len(Experiment.load(path).specs()) == 9
+
+
+def test_the_models_of_recbole(tiny_experiment: Path) -> None:
+    text = tiny_experiment.read_text()
+    path = tiny_experiment.with_name("zoo.yaml")
+    path.write_text(text[: text.index("models:")] + blocks("yaml")[2] + text[text.index("seeds:") :])
+    assert len(Experiment.load(path).specs()) == 2 * 5
 
 
 def test_the_csv_data_set(tiny_csv: Path, tiny_experiment: Path) -> None:
@@ -91,6 +101,7 @@ def test_the_tree_names_what_is_there() -> None:
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE) or target in ("and",), target
 
 
-@pytest.mark.parametrize("name", ["quickstart/table.md", "quickstart-preference/table.md", "bench/bench.md"])
+@pytest.mark.parametrize("name", TABLES)
 def test_the_tables_are_those_under_results(name: str) -> None:
+    assert len(TABLES) == 4
     assert (ROOT / "results" / name).read_text(encoding="utf-8").strip() in TEXT

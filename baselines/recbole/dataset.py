@@ -148,11 +148,11 @@ class Graph:
                 "id": np.r_[linked["id"].to_numpy(), catalogue.n_items + 1 + np.arange(len(rest))],
             }
         )
-        relations = graph["relation"].unique().sort()
-        kinds = pl.DataFrame({"name": relations, "id": np.arange(1, len(relations) + 1)})
-        self.head, self.tail = (_looked_up(graph[name], ids) for name in ("head", "tail"))
+        kind = graph["relation"].unique().sort()
+        kinds = pl.DataFrame({"name": kind, "id": np.arange(1, len(kind) + 1)})
+        self.head, self.tail = _looked_up(graph["head"], ids), _looked_up(graph["tail"], ids)
         self.relation = _looked_up(graph["relation"], kinds)
-        n = len(relations)
+        n = len(kind)
         if reverse:
             head, tail = np.r_[self.head, self.tail], np.r_[self.tail, self.head]
             self.relation = np.r_[self.relation, self.relation + n]

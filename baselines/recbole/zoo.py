@@ -63,7 +63,7 @@ def is_closed(name: str) -> bool:
     if family(name) == "exlib" or name in CLOSED:
         return True
     traditional = compat.load("utils.enum_type").ModelType.TRADITIONAL
-    return compat.model_class(name).type == traditional  # type: ignore[comparison-overlap]
+    return compat.model_class(name).type == traditional
 
 
 def batch_kind(name: str, values: dict[str, Any]) -> BatchKind:

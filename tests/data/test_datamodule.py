@@ -417,3 +417,63 @@ def test_every_process_has_the_whole_training_part_for_closed_forms() -> None:
     data = split(dataset(), SPLITS["ratio"], 0)
     for (batch,) in shards(module(data, Task(), kind="whole"), "train_dataloader", 2):
         assert len(batch) == len(data.train)
+
+
+# --- what a model may ask for besides --------------------------------------------------------------------------------
+
+
+def test_rows_without_enough_history_are_left_out() -> None:
+    data = split(dataset(), LeaveLastOut())
+    everything = module(data, Task(split=LeaveLastOut()), max_history=50)
+    some = module(data, Task(split=LeaveLastOut()), max_history=50, min_history=2)
+    lengths = torch.cat([batch.history_length for batch in epoch(everything.train_dataloader())])
+    kept = torch.cat([batch.history_length for batch in epoch(some.train_dataloader())])
+    # drawn negatives share the history of their positive
+    assert len(kept) == int((lengths >= 2).sum())
+    assert int(kept.min()) == 2
+
+
+def test_pairs_carry_the_history_of_their_positive() -> None:
+    data, task = split(dataset(), LeaveLastOut()), Task(split=LeaveLastOut())
+    pairs = epoch(module(data, task, kind="pairwise", max_history=5, negatives=2).train_dataloader())
+    points = epoch(module(data, task, max_history=5, negatives=0).train_dataloader())
+
+    def histories(batches: list[Batch]) -> set[tuple[int, ...]]:
+        rows = [
+            (int(user), int(item), *history[:length].tolist())
+            for batch in batches
+            for user, item, history, length in zip(
+                batch.user, batch.item, batch.history, batch.history_length, strict=True
+            )
+        ]
+        return set(rows)
+
+    assert histories(pairs) == histories(points)
+    assert all(batch.negative.shape == (len(batch), 2) for batch in pairs)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_an_epoch_may_go_through_the_rows_several_times(world: int) -> None:
+    data, task = split(dataset(), LeaveLastOut()), Task(split=LeaveLastOut())
+    once, twice = (module(data, task, kind="user_rows", batch_size=4, passes=passes) for passes in (1, 2))
+    for made in (once, twice):
+        made.trainer = SimpleNamespace(world_size=world, global_rank=0)
+    loader = twice.train_dataloader()
+    batches = epoch(loader)
+    assert len(batches) == len(loader) == 2 * len(once.train_dataloader())
+    half = len(batches) // 2
+    first, second = (torch.cat([b.user for b in part]) for part in (batches[:half], batches[half:]))
+    assert len(first) == len(second)
+    assert first.tolist() != second.tolist()  # in another order
+    if world == 1:
+        assert sorted(first.tolist()) == sorted(second.tolist())
+
+
+@pytest.mark.parametrize(("kind", "rows"), [("pointwise", 12), ("pairwise", 12)])
+def test_a_batch_may_count_its_negatives(kind: str, rows: int) -> None:
+    data, task = split(dataset(), LeaveLastOut()), Task(split=LeaveLastOut())
+    made = module(data, task, kind=kind, batch_size=12, negatives=3, count_negatives=True)
+    first = epoch(made.train_dataloader())[0]
+    assert (first.label if kind == "pointwise" else first.negative).numel() == rows
+    labelled = module(data, Task(kind="preference", split=LeaveLastOut(), metrics=("auc",)), batch_size=12, negatives=3)
+    assert len(epoch(labelled.train_dataloader())[0]) == 12  # rows with labels of their own bring no negatives

@@ -201,3 +201,70 @@ def test_progress_goes_to_the_console(experiment: Experiment, tmp_path: Path) ->
     text = console.export_text()
     assert text.count("done") == 6
     assert "ndcg@10" in text
+
+
+STAGED = '''"""A model with two epochs of pre-training, best in the first; and one that the data cannot serve."""
+from benchmark import Recommender
+from benchmark.errors import InputError
+from benchmark.recommender import GradientConfig
+import torch
+
+class Staged(Recommender):
+    Config = GradientConfig
+    pretrain_epochs = 2
+    def __init__(self, config, catalogue):
+        super().__init__(config, catalogue)
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.register_buffer("epochs", torch.zeros(1))
+        self.count = torch.bincount(torch.from_numpy(catalogue.train.item), minlength=catalogue.n_items).float()
+    def on_train_epoch_start(self):
+        super().on_train_epoch_start()
+        self.epochs += 1
+    def training_step(self, batch, batch_idx):
+        return self.weight.square().sum()
+    def score(self, batch):
+        # on this data the unpopular items are the better guess
+        scores = -self.count if self.epochs <= 1 else self.count
+        return self.pick(scores.expand(len(batch), -1), batch)
+
+class Choosy(Staged):
+    @classmethod
+    def check(cls, config, catalogue):
+        raise InputError("Choosy needs pictures, which the data does not have")
+'''
+
+
+def test_epochs_of_pre_training_come_on_top_and_are_not_selected(
+    tiny_experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "staged_model.py").write_text(STAGED, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = tiny_experiment.read_text(encoding="utf-8").replace("seeds: [0, 1]", "seeds: [0]")
+    text = (
+        text[: text.index("models:")]
+        + "models:\n  staged: {class: staged_model.Staged}\n"
+        + text[text.index("seeds") :]
+    )
+    text = text.replace("max_epochs: 3", "max_epochs: 3, early_stopping: {patience: 1}")
+    tiny_experiment.write_text(text, encoding="utf-8")
+    (record,) = run(Experiment.load(tiny_experiment), tmp_path / "runs")
+    assert record.status == "finished", record.error
+    curve = [row["ndcg@10"] for row in record.curve]
+    assert curve[0] == max(curve)
+    # two epochs of pre-training, one that counts, one of patience
+    assert (record.epochs, record.best_epoch, len(curve)) == (4, 2, 4)
+    assert record.metrics["valid"]["ndcg@10"] == curve[2]
+
+
+def test_what_the_data_lacks_is_said_before_anything_runs(
+    tiny_experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "choosy_model.py").write_text(STAGED, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = tiny_experiment.read_text(encoding="utf-8")
+    tiny_experiment.write_text(
+        text.replace("seeds:", "  choosy: {class: choosy_model.Choosy}\nseeds:"), encoding="utf-8"
+    )
+    with pytest.raises(InputError, match=r"models\.choosy: Choosy needs pictures, which the data does not have"):
+        run(Experiment.load(tiny_experiment), tmp_path / "runs")
+    assert not list((tmp_path / "runs").glob("*/record.json"))
