@@ -238,6 +238,8 @@ def _same_kind(key: str, value: Any, default: Any) -> bool:
         return isinstance(value, int) or (isinstance(value, float) and key in _REAL)
     if isinstance(default, float):
         return isinstance(value, (int, float))
+    if isinstance(default, list) and isinstance(value, list) and default and isinstance(default[0], (int, float)):
+        return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
     return isinstance(value, type(default))
 
 
@@ -255,6 +257,9 @@ def n_negatives(name: str, values: dict[str, Any], given: bool = False) -> int:
         if needs and given and zoo.traits(name).tasks == zoo.RANKING:
             raise ValueError(f"'train_neg_sample_args': {name} learns from drawn negatives and needs them")
         return 1 if needs else 0
+    if given and not needs:
+        how = "all items (loss_type CE; BPR draws negatives)" if zoo.family(name) == "sequential" else "whole rows"
+        raise ValueError(f"'train_neg_sample_args': {name} learns from {how} and draws none; leave it out")
     usual = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
     if unknown := sorted(args.keys() - usual.keys()):
         raise ValueError(f"'train_neg_sample_args' has no key '{unknown[0]}'{nearest(unknown[0], usual)}")

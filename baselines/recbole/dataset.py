@@ -68,7 +68,7 @@ def feature_columns(config: RecBoleConfig, catalogue: Catalogue) -> dict[str, li
                 keys = [key for key in (*zoo.ITEM_FEATURES, "load_col") if name in str(config.value(key))]
                 raise InputError(
                     f"RecBole's {config.model} reads the {part} feature '{name}' (parameters.{keys[0]}), which the "
-                    f"data does not have{nearest(name, there)}; there are: {', '.join(there) or 'none'}"
+                    f"data does not have{nearest(name, there) or '; it has no feature'}"
                 )
         out[part] = names
     for name in config.value("numerical_features") or []:

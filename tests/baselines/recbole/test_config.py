@@ -49,6 +49,14 @@ from benchmark.experiment import model_config
             "negatives are drawn uniformly for every model",
         ),
         ({"model": "NeuMF", "parameters": {"mf_pretrain_path": "x.pth"}}, "RecBole's checkpoints are pickles"),
+        (
+            {"model": "SASRec", "parameters": {"train_neg_sample_args": {"sample_num": 1}}},
+            "SASRec learns from all items (loss_type CE; BPR draws negatives) and draws none; leave it out",
+        ),
+        (
+            {"model": "DCN", "parameters": {"mlp_hidden_size": [256, "x"]}},
+            "'mlp_hidden_size': found [256, 'x'], expected something like [256, 256, 256]",
+        ),
         ({"model": "S3Rec", "parameters": {"pre_model_path": "x.pth"}}, "RecBole's checkpoints are pickles"),
         ({"model": "S3Rec", "parameters": {"train_stage": "finetune"}}, "set pretrain_epochs, which come before"),
         ({"model": "FM", "parameters": {"threshold": {"rating": 3}}}, "set task.positive_rating instead"),

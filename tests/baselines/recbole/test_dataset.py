@@ -104,7 +104,7 @@ def test_the_joint_graph_holds_both_directions_and_the_triples(catalogue: Catalo
             "SASRecF",
             {},
             {},
-            r"reads the item feature 'class' \(parameters.selected_features\), which the data does not have; .*genres",
+            r"item feature 'class' \(parameters.selected_features\), .* does not have; known: genres, title",
         ),
         ("S3Rec", {"item_attribute": "genre"}, {}, r"item feature 'genre' .*; did you mean 'genres'\?"),
         ("FM", {"load_col": {"user": ["aeg"]}}, {}, r"user feature 'aeg' \(parameters.load_col\).*'age'\?"),
