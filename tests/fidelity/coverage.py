@@ -20,8 +20,10 @@ RESULTS = ROOT / "results"
 ORDER = ("general", "sequential", "context_aware", "knowledge_aware", "exlib")
 NOTES = {
     "GCMC": "below chance under RecBole's own trainer too: its score leaves the other class's logit out",
+    "KGNNLS": "equal to KGCN here: no item is a neighbour of an item, so there is no label to smooth",
     "KGIN": "leaves edges out at random when it scores; here by the seed",
     "KTUP": "RecBole adds Gumbel noise when it scores; here the most likely preference is taken",
+    "SGL": "RecBole's own trainer gives the same with these settings",
     "MCCLK": "on entities of five triples or more: it compares every entity with every other",
 }
 
