@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import traceback
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from baselines.recbole import compat, zoo
+from baselines.recbole.checks import check_data
 from baselines.recbole.config import RecBoleConfig, Settings
-from baselines.recbole.dataset import MemoryDataset, check_data, memory_dataset
+from baselines.recbole.dataset import MemoryDataset, memory_dataset
 from baselines.recbole.schedules import Schedule, schedule_of
+from baselines.recbole.state import pack, unpack
 from baselines.recbole.trees import Trees, library
 from benchmark.data.batch import Batch, BatchSpec
 from benchmark.data.negatives import NegativeSampler
@@ -27,6 +29,7 @@ from benchmark.errors import InputError
 from benchmark.recommender import WEIGHTS, ModelConfig, Recommender, TrainingDiverged, Traits
 
 _PAIRS = 2**14  # (user, item) pairs scored at once by models that can only score pairs
+_TREE_PAIRS = 2**20  # trees have no layers to keep
 _FITTED, _COUNTS, _SEED = "fitted.", "counts.", "construction_seed"
 # what gradient models count in plain attributes while they learn: a run that goes on must go on from there
 _COUNTED = ("update", "update_count", "update_count_vae", "Lt_history", "Lt_count")
@@ -87,13 +90,20 @@ class RecBole(Recommender):
                 # as in RecBole the transform of batches comes first: it tells the model the names of its fields
                 transform = compat.load("data.transform").construct_transform(self.settings)
                 self.recbole = compat.adapted(self.model_class)(self.settings, data)
-        except (AssertionError, NotImplementedError, ValueError, RuntimeError, ImportError) as error:
-            raise InputError(f"RecBole's {self.config.model} cannot be built with these parameters: {error}") from error
+        except Exception as error:
+            raise self._unbuilt(error) from error
         self._transform = None if self.settings["transform"] is None else transform
         self._data = data
         # columns that a batch carries besides the ids; sequential models look features up by themselves
         self._features = [] if self.family != "context_aware" else [*data.features["user"], *data.features["item"]]
         self.schedule = schedule_of(self.config.model)(self.recbole, self.config, data.graph, self.seed)
+
+    def _unbuilt(self, error: Exception) -> InputError:
+        """Return in one line why RecBole's constructor failed; its assertions say nothing but their own text."""
+        text = " ".join(str(error).split()) or traceback.extract_tb(error.__traceback__)[-1].line
+        return InputError(
+            f"RecBole's {self.config.model} cannot be built with these parameters: {type(error).__name__}: {text}"
+        )
 
     def _with_prefixes(self, data: MemoryDataset) -> None:
         """Make the data set's interactions the training prefixes with their targets, which FEARec draws pairs from."""
@@ -271,7 +281,10 @@ class RecBole(Recommender):
         rows = Interactions.from_arrays(user.numpy(), item.numpy(), None, None, self.n_users)
         data = MemoryDataset(self.settings, rows, self.n_users, self.n_items)
         with compat.undisturbed():
-            fitted = self.model_class(self.settings, data)
+            try:
+                fitted = self.model_class(self.settings, data)
+            except Exception as error:
+                raise self._unbuilt(error) from error
             if self.config.model == "Pop":
                 # Pop counts an item once a batch however often it stands there: give it batches without repeats
                 for ids in _distinct(item + 1):
@@ -297,6 +310,12 @@ class RecBole(Recommender):
         self.recbole = fitted.to(self.device)
         self._follow()
 
+    def on_test_start(self) -> None:
+        self.schedule.finished()  # a run that goes on behind its last epoch has seen no stage begin
+
+    def on_predict_start(self) -> None:
+        self.schedule.finished()
+
     # --- scoring ----------------------------------------------------------------------------------------------------
 
     def score(self, batch: Batch) -> Tensor:
@@ -315,6 +334,9 @@ class RecBole(Recommender):
         if self.family == "sequential" and self.config.model not in zoo.CLICK:
             assert batch.history_length is not None
             scores = scores.masked_fill((batch.history_length == 0).unsqueeze(1), 0)  # nothing known: no order
+        if self.config.model in zoo.DIVIDE_BY_ROWS:
+            rows = torch.from_numpy(np.diff(self.catalogue.train.offsets)).to(scores.device)
+            scores = scores.masked_fill((rows[batch.user] == 0).unsqueeze(1), 0)
         return scores
 
     def _unread(self, batch: Batch) -> dict[str, Tensor]:
@@ -332,11 +354,13 @@ class RecBole(Recommender):
         if items is None:
             items = torch.arange(self.n_items, device=batch.user.device).expand(len(batch), -1)
         width = items.shape[1]
-        if self.trees is not None:
-            user = (batch.user + 1).repeat_interleave(width)
-            logit = self.trees.logit(user.cpu().numpy(), (items + 1).reshape(-1).cpu().numpy())
-            return torch.from_numpy(logit).to(self.device).view(items.shape).float()
         parts = []
+        if self.trees is not None:
+            for index in torch.arange(len(batch), device=items.device).split(max(_TREE_PAIRS // width, 1)):
+                user = (batch.user[index] + 1).repeat_interleave(width)
+                logit = self.trees.logit(user.cpu().numpy(), (items[index] + 1).reshape(-1).cpu().numpy())
+                parts.append(torch.from_numpy(logit).float())
+            return torch.cat(parts).to(self.device).view(items.shape)
         users = max(_PAIRS // (width * max(self.batch_spec().max_history, 1)), 1)
         fields = self._fields(batch)
         for index in torch.arange(len(batch), device=items.device).split(users):
@@ -397,7 +421,7 @@ class RecBole(Recommender):
             # with it a restored model draws the same neighbours as it is built
             destination[prefix + _SEED] = torch.tensor(self.seed)
             for name in _COUNTED:
-                for key, tensor in _pack(name, vars(self.recbole).get(name)).items():
+                for key, tensor in pack(name, vars(self.recbole).get(name)).items():
                     destination[prefix + _COUNTS + key] = tensor.clone()
             return
         sizes = torch.tensor([self.n_users, self.n_items])
@@ -409,7 +433,7 @@ class RecBole(Recommender):
             # RecBole keeps what a closed form has found in plain attributes
             destination[prefix + _FITTED + "sizes"] = sizes
             for name, value in vars(self.recbole).items():
-                for key, tensor in _pack(name, value).items():
+                for key, tensor in pack(name, value).items():
                     destination[prefix + _FITTED + key] = tensor
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
@@ -421,7 +445,7 @@ class RecBole(Recommender):
             self._follow()
         start = prefix + _COUNTS
         counts = {key.removeprefix(start): state_dict.pop(key) for key in list(state_dict) if key.startswith(start)}
-        for name, value in _unpack(counts).items():
+        for name, value in unpack(counts).items():
             setattr(self.recbole, name, value)
         start = prefix + _FITTED
         packed = {key.removeprefix(start): state_dict.pop(key) for key in list(state_dict) if key.startswith(start)}
@@ -435,7 +459,7 @@ class RecBole(Recommender):
             base = compat.load("model.abstract_recommender").GeneralRecommender
             rows = Interactions.from_arrays(none, none, None, None, self.n_users)
             base.__init__(fitted, self.settings, MemoryDataset(self.settings, rows, self.n_users, self.n_items))
-            for name, value in _unpack(packed).items():
+            for name, value in unpack(packed).items():
                 setattr(fitted, name, value)
             self._adopt(fitted)
         self._forget()
@@ -492,34 +516,3 @@ def _distinct(ids: Tensor) -> list[Tensor]:
     nth = torch.arange(len(ids)) - (counts.cumsum(0) - counts)[ids]
     by_turn = torch.argsort(nth, stable=True)
     return list(ids[by_turn].split(torch.bincount(nth).tolist()))
-
-
-def _pack(name: str, value: Any) -> dict[str, Tensor]:
-    """Return a plain attribute of a fitted model as tensors; what is not data gives none."""
-    if isinstance(value, Tensor):
-        return {f"{name}:tensor": value.detach()}
-    if isinstance(value, np.ndarray):
-        return {f"{name}:array": torch.from_numpy(np.ascontiguousarray(value))}
-    if sp.issparse(value):
-        csr = value.tocsr()
-        parts = {"data": csr.data, "indices": csr.indices, "indptr": csr.indptr, "shape": np.array(csr.shape)}
-        return {f"{name}:csr.{part}": torch.from_numpy(np.ascontiguousarray(array)) for part, array in parts.items()}
-    if isinstance(value, (bool, int, float)) and name != "training":
-        return {f"{name}:number": torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)}
-    return {}
-
-
-def _unpack(packed: dict[str, Tensor]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, tensor in packed.items():
-        name, _, kind = key.rpartition(":")
-        if kind == "csr.data":
-            data, indices, indptr, shape = (
-                packed[f"{name}:csr.{p}"].cpu().numpy() for p in ("data", "indices", "indptr", "shape")
-            )
-            values[name] = sp.csr_matrix((data, indices, indptr), shape=tuple(shape.tolist()))
-        elif not kind.startswith("csr."):
-            values[name] = {"tensor": tensor, "array": tensor.cpu().numpy(), "number": tensor.cpu().numpy()[()]}[kind]
-            if kind == "number":
-                values[name] = tensor.item()
-    return values

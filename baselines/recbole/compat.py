@@ -124,20 +124,19 @@ def _dok_update(matrix: Any, entries: dict[tuple[int, int], float]) -> None:
 
 
 @contextlib.contextmanager
-def undisturbed(generators: bool = True) -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Run RecBole's code with the shims and without our command line, and take back all that it sets globally.
 
     Restored: ``sys.argv``, the standard streams, environment variables, the root logger, warning filters, the random
-    generators, PyTorch's global switches, and the number format of ``yaml.FullLoader``.
-
-    Args:
-        generators: also restore the states of the random generators; False where the block draws initial weights.
+    generators, PyTorch's global switches (SINE's file turns on autograd's search for anomalies, which halves the speed
+    of whatever is trained afterwards), and the number format of ``yaml.FullLoader``.
     """
     root = logging.getLogger()
     streams = sys.stdout, sys.stderr
     argv, environment = sys.argv, dict(os.environ)
     handlers, level = list(root.handlers), root.level
-    states = _generator_states() if generators else None
+    states = _generator_states()
+    anomalies = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     cudnn = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     loader = getattr(sys.modules.get("yaml"), "FullLoader", None)
@@ -159,8 +158,8 @@ def undisturbed(generators: bool = True) -> Iterator[None]:
                 os.environ[name] = value
         root.handlers[:] = handlers
         root.setLevel(level)
-        if states is not None:
-            _set_generator_states(states)
+        _set_generator_states(states)
+        torch.autograd.set_detect_anomaly(*anomalies)
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from functools import cache
 from typing import Any, Literal, get_args
@@ -49,7 +50,16 @@ _PRETRAINED = {
     *("warm_up", "xgb_model"),
 }
 # real numbers whose default RecBole writes as a whole one
-_REAL = {"negative_weight", "q", "resolution", "w_max", "reg_weight", "dropout_prob", "hidden_dropout_prob"}
+_REAL = {
+    "negative_weight",
+    "q",
+    "w_max",
+    "global_ratio",
+    "spatial_ratio",
+    "reg_weight",
+    "dropout_prob",
+    "hidden_dropout_prob",
+}
 # ours beside RecBole's: it asks for a checkpoint of the earlier phase instead
 _OURS: dict[str, dict[str, Any]] = {"KD_DAGFM": {"pretrain_epochs": 10}}
 INTERVAL = re.compile(r"([\[(])\s*(-?\d+)\s*,\s*(\d+|inf)\s*([\])])")
@@ -60,13 +70,30 @@ _CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
         "finetuning",
     ),  # a quotation mark is missing in the yaml
     ("KD_DAGFM", "teacher"): ("CrossNet", "CIN"),
-    ("NNCF", "neigh_info_method"): ("random", "knn"),  # louvain needs a package that is no part of RecBole
+    # louvain needs a package that is no part of RecBole; RecBole's own code of knn fails
+    ("NNCF", "neigh_info_method"): ("random",),
+    ("DMF", "inter_matrix_type"): ("01",),  # batches carry no ratings
+    ("ConvNCF", "train_method"): ("no_pretrain",),  # the other loads a pickle
+    ("DIEN", "gru_type"): ("GRU", "AIGRU", "AGRU", "AUGRU"),
+    ("KGIN", "ind"): ("cosine", "distance", "mi"),
+    ("LINE", "order"): ("1", "2"),
+    ("KD_DAGFM", "type"): ("inner", "outer", "kernel"),
     ("DiffRec", "noise_schedule"): ("linear", "linear-var", "cosine", "binomial"),
     ("LDiffRec", "noise_schedule"): ("linear", "linear-var", "cosine", "binomial"),
     ("KGCN", "aggregator"): ("sum", "concat", "neighbor"),
     ("KGNNLS", "aggregator"): ("sum", "concat", "neighbor"),
     ("AsymKNN", "knn_method"): ("item", "user"),
+    ("ItemKNN", "knn_method"): ("item", "user"),
 }
+_ACTIVATIONS = {
+    "hidden_act": ("gelu", "relu", "swish", "tanh", "sigmoid"),
+    "mlp_act_func": ("tanh", "sigmoid", "relu", "leakyrelu", "none"),
+    "ae_act_func": ("tanh", "sigmoid", "relu", "leakyrelu", "none"),
+}
+# lists whose length is part of the model
+_FIXED_LENGTH = ("reg_weight", "reg_weights", "dropout_probs", "mixture_weights")
+# sequential models that know a softmax alone although their class leaves the loss open
+_SOFTMAX_ALONE = {"CORE", "GRU4RecCPR", "SASRecCPR"}
 
 
 class RecBoleConfig(ModelConfig):
@@ -113,11 +140,15 @@ class RecBoleConfig(ModelConfig):
         merged = known | values
         n_negatives(name, merged, "train_neg_sample_args" in values)
         for size, heads in (("hidden_size", "n_heads"), ("attention_size", "num_heads")):
+            if merged.get(heads, 1) < 1:
+                raise ValueError(f"'{heads}': found {merged[heads]}, expected 1 or more")
             if size in merged and heads in merged and merged[size] % merged[heads]:
                 raise ValueError(f"'{heads}': {merged[heads]} does not divide {size} {merged[size]}")
         if name == "LDiffRec" and merged["n_cate"] > 1:
             raise ValueError("'n_cate': more than 1 needs a file of item vectors (and kmeans-pytorch); keep 1")
         _columns(merged.get("load_col"))
+        _names(merged)
+        _phases(name, merged)
         for key in ("entity_kg_num_interval", "relation_kg_num_interval"):
             if key in merged and not INTERVAL.fullmatch(merged[key]):
                 raise ValueError(f"'{key}': found {merged[key]!r}, expected an interval such as '[5,inf)'")
@@ -131,11 +162,16 @@ class RecBoleConfig(ModelConfig):
 
     def value(self, key: str) -> Any:
         """Return a parameter: as given, or RecBole's default; None where the model has none of that name."""
-        return self.parameters.get(key, defaults(self.model).get(key))
+        value = self.parameters.get(key, defaults(self.model).get(key))
+        if key in ("xgb_params", "lgb_params") and isinstance(value, dict):
+            return {**defaults(self.model)[key], **value}  # what is left out keeps RecBole's default
+        if key == "fields" and isinstance(value, dict):
+            return {int(number): names for number, names in value.items()}  # YAML's keys come as text
+        return value
 
     def values(self) -> dict[str, Any]:
         """Return all parameters that may be set, with what is given in place of RecBole's defaults."""
-        return {**defaults(self.model), **self.parameters}
+        return {**defaults(self.model), **{key: self.value(key) for key in self.parameters}}
 
     def n_negatives(self) -> int:
         """Return the negatives drawn for each positive row of a ranking; 0 for none."""
@@ -207,7 +243,7 @@ def _ranges(model: str) -> dict[str, tuple[str, ...]]:
 
 def _within_range(model: str, key: str, value: Any) -> None:
     """Refuse what RecBole's own file calls out of range, and what cannot be: a probability of 2, a size of 0."""
-    words = _CHOICES.get((model, key)) or _ranges(model).get(key)
+    words = _CHOICES.get((model, key)) or _ACTIVATIONS.get(key) or _ranges(model).get(key)
     if words and key != "loss_type" and not isinstance(value, (list, dict)):
         numeric = all(re.fullmatch(r"[-+]?[\d.]+", word) for word in words) and not isinstance(value, str)
         if numeric and not float(words[0]) <= value <= float(words[-1]):
@@ -215,21 +251,38 @@ def _within_range(model: str, key: str, value: Any) -> None:
         if not numeric and str(value) not in words:
             raise ValueError(f"'{key}': found {value!r}, expected one of {', '.join(words)}")
     if key == "loss_type":
-        words = words or tuple({"CE", "BPR"} & {str(defaults(model)[key])}) or (str(defaults(model)[key]),)
+        if zoo.family(model) == "sequential" and zoo.leaves_loss_open(model):
+            words = ("CE",) if model in _SOFTMAX_ALONE else ("BPR", "CE")
+        words = words or (str(defaults(model)[key]),)
         if value not in words:
             raise ValueError(f"'{key}': found {value!r}, expected one of {', '.join(words)}")
+    usual = defaults(model)[key]
+    if key in _FIXED_LENGTH and isinstance(value, list) and len(value) != len(usual):
+        raise ValueError(f"'{key}': found {len(value)} numbers, expected {len(usual)}, such as {usual}")
+    if isinstance(value, list) and not value and usual and key != "out_dims":
+        raise ValueError(f"'{key}': found an empty list, expected something like {usual}")
     for number in value if isinstance(value, list) else [value]:
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             continue
+        if not math.isfinite(number):
+            raise ValueError(f"'{key}': found {number}, expected a finite number")
+        if isinstance(number, float) and key.endswith(("_size", "_size_list")) and not number.is_integer():
+            raise ValueError(f"'{key}': found {number}, expected whole numbers")
         if re.search(r"dropout|drop_ratio|mask_ratio|corruption_ratio|l1_ratio", key) and not 0 <= number <= 1:
             raise ValueError(f"'{key}': found {number!r}, expected a number from 0 to 1")
-        if re.search(r"_size$|size_list$|^train_batch_size|^learning_rate$|_length$|_LENGTH$", key) and number <= 0:
+        positive = r"_size$|size_list$|^learning_rate$|_length$|_LENGTH$|^n_layers$|^kge_interval$|^m_step$|^steps$"
+        positive += r"|^num_clusters$|^metrics_k$|_dimension$|boost_round$|^k$|^rank$"
+        if re.search(positive, key) and number <= 0:
             raise ValueError(f"'{key}': found {number!r}, expected more than 0")
         if re.search(r"^n_|_num$|num_|_epochs$|weight|^reg|^lambda|^k$|^steps?$", key) and number < 0:
             raise ValueError(f"'{key}': found {number!r}, expected 0 or more")
 
 
 def _same_kind(key: str, value: Any, default: Any) -> bool:
+    if key == "reranker_CAN_NUM":  # one number, or several as text
+        return isinstance(value, int) or bool(re.fullmatch(r"\d+(,\d+)*", str(value)))
+    if key == "clip_grad_norm" and value is not None:
+        return isinstance(value, dict) and value.keys() <= {"max_norm", "norm_type", "error_if_nonfinite"}
     if default is None or (value is None and isinstance(default, dict)):
         return True
     if isinstance(default, bool) or isinstance(value, bool):
@@ -273,11 +326,37 @@ def n_negatives(name: str, values: dict[str, Any], given: bool = False) -> int:
     return n if needs else 0
 
 
+def _names(values: dict[str, Any]) -> None:
+    """Check the parameters that name columns."""
+    for key in (*zoo.ITEM_FEATURES, "numerical_features"):
+        listed = values.get(key)
+        for name in listed if isinstance(listed, list) else []:
+            if not isinstance(name, str):
+                raise ValueError(f"'{key}': found {name!r}, expected the name of a column")
+        if key == "selected_features" and listed == []:
+            raise ValueError("'selected_features': found an empty list, expected names of item columns")
+
+
+def _phases(name: str, values: dict[str, Any]) -> None:
+    """Refuse phases of length nothing."""
+    if name == "KD_DAGFM" and values["phase"] != "teacher_training" and values["pretrain_epochs"] < 1:
+        raise ValueError(f"'pretrain_epochs': found 0, expected 1 or more before the phase {values['phase']}")
+    for turns in (("train_rec_step", "train_kg_step"), ("n_enc_epochs", "n_dec_epochs")):
+        if turns[0] in values and min(values[turn] for turn in turns) < 1:
+            raise ValueError(f"'{turns[0]}' and '{turns[1]}': found a 0, expected 1 or more each")
+    for key, objective in (("xgb_params", "binary:logistic"), ("lgb_params", "binary")):
+        found = (values.get(key) or {}).get("objective", objective)
+        if found != objective:
+            raise ValueError(f"'{key}.objective': found '{found}', expected '{objective}': scores are logits of a like")
+
+
 def _columns(load_col: Any) -> None:
     """Check ``load_col``, which here chooses the features of users and items."""
     if load_col is None:
         return
-    if not isinstance(load_col, dict) or not all(isinstance(v, list) for v in load_col.values()):
+    if not isinstance(load_col, dict) or not all(
+        isinstance(v, list) and all(isinstance(name, str) for name in v) for v in load_col.values()
+    ):
         raise ValueError(f"'load_col': found {load_col!r}, expected something like {{user: [age], item: [genres]}}")
     for part in load_col:
         if part not in ("user", "item"):

@@ -2,213 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import polars as pl
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from baselines.recbole import compat, zoo
-from baselines.recbole.config import INTERVAL, RecBoleConfig, Settings
-from benchmark.data.batch import Ragged
-from benchmark.data.negatives import NegativeSampler
-from benchmark.data.rows import unique_pairs
-from benchmark.data.schema import ITEM_ID, RATING, TITLE, USER_ID, Catalogue, Interactions
-from benchmark.errors import InputError, nearest
-
-SEPARATOR = ", "  # between the values of a feature that has several (see ``benchmark.data.sources``)
-
-
-# --- features ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One feature of all users or all items; row 0 is RecBole's padding, row i + 1 describes our id i.
-
-    Attributes:
-        kind: token, token_seq or float, RecBole's types.
-        values: (n + 1,) int64 codes from 1, 0 for missing; (n + 1, longest) for token_seq; (n + 1, 2) float pairs of
-            (value, 1) for float, as RecBole embeds numbers.
-        size: number of codes, 0 included.
-    """
-
-    kind: str
-    values: Tensor
-    size: int
-
-
-def feature_columns(config: RecBoleConfig, catalogue: Catalogue) -> dict[str, list[str]]:
-    """Return which columns of users and items the model reads: ``load_col``, else all but ids and titles.
-
-    Raises:
-        InputError: a column that ``load_col``, ``selected_features`` ... names is not there, or is no number.
-    """
-    kind = zoo.family(config.model)
-    if kind not in ("context_aware", "sequential", "exlib"):
-        return {"user": [], "item": []}
-    frames = {"user": (catalogue.users, USER_ID), "item": (catalogue.items, ITEM_ID)}
-    chosen = config.value("load_col") or {}
-    own = [name for key in zoo.ITEM_FEATURES for name in _listed(config.value(key))]
-    out = {}
-    for part, (frame, key) in frames.items():
-        there = [name for name in frame.columns if name != key]
-        everything = [name for name in there if name != TITLE]
-        if part in chosen:
-            names = [name for name in chosen[part] if name != key]
-        else:
-            names = everything if kind != "sequential" or config.model in zoo.CLICK else []
-        if part == "item":
-            names = list(dict.fromkeys([*names, *own]))
-        for name in names:
-            if name not in there:
-                keys = [key for key in (*zoo.ITEM_FEATURES, "load_col") if name in str(config.value(key))]
-                raise InputError(
-                    f"RecBole's {config.model} reads the {part} feature '{name}' (parameters.{keys[0]}), which the "
-                    f"data does not have{nearest(name, there) or '; it has no feature'}"
-                )
-        out[part] = names
-    for name in config.value("numerical_features") or []:
-        places = [frame for part, (frame, _) in frames.items() if name in out[part]]
-        if not places:
-            raise InputError(
-                f"'numerical_features': '{name}' is no feature that the model reads"
-                f"{nearest(name, [*out['user'], *out['item']])}"
-            )
-        if not places[0][name].dtype.is_numeric():
-            raise InputError(f"'numerical_features': '{name}' is {places[0][name].dtype}, expected numbers")
-    return out
-
-
-def _listed(value: Any) -> list[str]:
-    return [] if value is None else [value] if isinstance(value, str) else list(value)
-
-
-def encode(column: pl.Series, numeric: bool) -> Feature:
-    """Return a column of n values as a feature of n + 1 rows."""
-    if numeric:
-        numbers = column.cast(pl.Float64).to_numpy()
-        known = numbers[~np.isnan(numbers)]
-        low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
-        scaled = np.where(np.isnan(numbers), 0.5, (numbers - low) / (high - low or 1.0))  # RecBole's normalize_all
-        pairs = np.stack([np.r_[0.0, scaled], np.r_[0.0, np.ones(len(scaled))]], axis=1)
-        return Feature("float", torch.from_numpy(pairs.astype(np.float32)), 2)
-    text = column.cast(pl.String).fill_null("")
-    several = column.dtype == pl.String and bool(text.str.contains(SEPARATOR, literal=True).any())
-    if column.name == TITLE or several:
-        lists = text.str.split(" " if column.name == TITLE else SEPARATOR)
-        row = np.repeat(np.arange(column.len()), lists.list.len().to_numpy())
-        code, size = _codes(lists.explode())
-        there = code > 0
-        row, code = row[there], code[there]
-        place = np.arange(len(row)) - np.searchsorted(row, row)
-        values = np.zeros((column.len() + 1, max(int(place.max(initial=0)) + 1, 1)), np.int64)
-        values[row + 1, place] = code
-        return Feature("token_seq", torch.from_numpy(values), size)
-    code, size = _codes(text)
-    return Feature("token", torch.from_numpy(np.r_[0, code]), size)
-
-
-def _codes(text: pl.Series) -> tuple[np.ndarray, int]:
-    """Return (n,) codes from 1 in the order of the sorted distinct texts, 0 for empty ones; and the number of codes."""
-    distinct = text.fill_null("").unique().sort()
-    distinct = distinct.filter(distinct != "")
-    codes = pl.DataFrame({"text": distinct, "code": np.arange(1, len(distinct) + 1)})
-    joined = text.fill_null("").alias("text").to_frame().join(codes, on="text", how="left", maintain_order="left")
-    return joined["code"].fill_null(0).to_numpy().astype(np.int64), len(distinct) + 1
-
-
-# --- the knowledge graph -------------------------------------------------------------------------------------------
-
-
-class Graph:
-    """Triples with RecBole's ids: 0 is padding, an item and its entity share one id, other entities come behind.
-
-    Attributes:
-        head, relation, tail: (n,) int64.
-        n_entities, n_relations: numbers of ids; the last relation is RecBole's "[UI-Relation]".
-    """
-
-    def __init__(
-        self, catalogue: Catalogue, reverse: bool, entities: str = "[0,inf)", relations: str = "[0,inf)"
-    ) -> None:
-        assert catalogue.graph is not None
-        assert catalogue.links is not None
-        graph = _filtered(catalogue.graph, entities, relations)
-        items = pl.DataFrame({ITEM_ID: catalogue.items[ITEM_ID], "id": np.arange(1, catalogue.n_items + 1)})
-        linked = catalogue.links.join(items, on=ITEM_ID, how="inner").unique("entity_id", keep="first").sort("id")
-        names = pl.concat([graph["head"], graph["tail"]]).unique().sort()
-        rest = names.filter(~names.is_in(linked["entity_id"].implode()))
-        ids = pl.DataFrame(
-            {
-                "name": pl.concat([linked["entity_id"], rest]),
-                "id": np.r_[linked["id"].to_numpy(), catalogue.n_items + 1 + np.arange(len(rest))],
-            }
-        )
-        kind = graph["relation"].unique().sort()
-        kinds = pl.DataFrame({"name": kind, "id": np.arange(1, len(kind) + 1)})
-        self.head, self.tail = _looked_up(graph["head"], ids), _looked_up(graph["tail"], ids)
-        self.relation = _looked_up(graph["relation"], kinds)
-        n = len(kind)
-        if reverse:
-            head, tail = np.r_[self.head, self.tail], np.r_[self.tail, self.head]
-            self.relation = np.r_[self.relation, self.relation + n]
-            self.head, self.tail, n = head, tail, 2 * n
-        self.n_entities, self.n_relations = catalogue.n_items + 1 + len(rest), n + 2
-        self._known: NegativeSampler | None = None
-
-    def __len__(self) -> int:
-        return len(self.head)
-
-    def negative_tails(self, head: Tensor, generator: torch.Generator) -> Tensor:
-        """Return (B,) entities that are no tail of the heads (B,), as RecBole's ``KGSampler`` draws them."""
-        if self._known is None:
-            tails: Ragged = unique_pairs(self.head - 1, self.tail - 1, self.n_entities - 1, self.n_entities - 1)
-            self._known = NegativeSampler(tails, self.n_entities - 1)
-        return self._known.draw(head - 1, 1, generator)[:, 0] + 1
-
-
-def _filtered(graph: pl.DataFrame, entities: str, relations: str) -> pl.DataFrame:
-    """Return the triples whose entities and relation stand in a number of triples within the intervals.
-
-    As in RecBole, dropped triples lower the numbers of others, until nothing more is dropped.
-    """
-
-    def within(name: str, interval: str) -> pl.Expr:
-        match = INTERVAL.fullmatch(interval)
-        assert match is not None
-        low, high = float(match[2]), float(match[3])
-        above = pl.col(name) >= low if match[1] == "[" else pl.col(name) > low
-        return above & (pl.col(name) <= high if match[4] == "]" else pl.col(name) < high)
-
-    while True:
-        ends = pl.concat([graph["head"], graph["tail"]]).rename("entity").value_counts(name="n")
-        kinds = graph["relation"].value_counts(name="n")
-        good = ends.filter(within("n", entities))["entity"].implode()
-        kept = graph.filter(
-            pl.col("head").is_in(good)
-            & pl.col("tail").is_in(good)
-            & pl.col("relation").is_in(kinds.filter(within("n", relations))["relation"].implode())
-        )
-        if not kept.height:
-            raise InputError(
-                f"the knowledge graph is empty after entity_kg_num_interval {entities} and "
-                f"relation_kg_num_interval {relations}; loosen them"
-            )
-        if kept.height == graph.height:
-            return graph
-        graph = kept
-
-
-def _looked_up(names: pl.Series, ids: pl.DataFrame) -> np.ndarray:
-    frame = names.alias("name").to_frame().join(ids, on="name", how="left", maintain_order="left")
-    return frame["id"].to_numpy().astype(np.int64)
-
-
-# --- the data set --------------------------------------------------------------------------------------------------
+from baselines.recbole.config import RecBoleConfig, Settings
+from baselines.recbole.features import Feature, encode, feature_columns
+from baselines.recbole.graph import Graph
+from benchmark.data.schema import Catalogue, Interactions
 
 
 class MemoryDataset:
@@ -280,7 +85,7 @@ class MemoryDataset:
         return self.inter_num
 
     def num(self, field: str) -> int:
-        """Return the number of ids of a field, padding included; 1 for numbers."""
+        """Return the number of ids of a field, padding included; 2 for a feature of numbers, 1 for other numbers."""
         return self._sizes.get(field, 1)
 
     def fields(self, ftype: Any = None, source: Any = None) -> list[str]:
@@ -371,34 +176,3 @@ def memory_dataset(config: RecBoleConfig, settings: Settings, catalogue: Catalog
         entities, relations = (config.value(f"{part}_kg_num_interval") for part in ("entity", "relation"))
         graph = Graph(catalogue, bool(config.value("kg_reverse_r")), entities, relations)
     return MemoryDataset(settings, rows, catalogue.n_users, catalogue.n_items, features, graph)
-
-
-def check_data(config: RecBoleConfig, catalogue: Catalogue) -> None:
-    """Say what the model needs and the data lacks.
-
-    Raises:
-        InputError: one line: no graph, no such feature, no timestamps, no ratings, too few users for the clusters.
-    """
-    name, kind = config.model, zoo.family(config.model)
-    if kind == "knowledge_aware" and (catalogue.graph is None or catalogue.links is None):
-        raise InputError(
-            f"RecBole's {name} needs a knowledge graph, which the data does not have: source recbole-atomic reads it "
-            "from .kg and .link files"
-        )
-    if catalogue.train.time is None and (kind == "sequential" or config.value("time-aware")):
-        raise InputError(f"RecBole's {name} needs timestamps, which the data does not have")
-    if name == "DMF" and config.value("inter_matrix_type") == RATING and catalogue.train.rating is None:
-        raise InputError(
-            f"RecBole's {name} with inter_matrix_type 'rating' needs ratings, which the data does not have"
-        )
-    for key in ("metrics_k", "reranker_CAN_NUM"):
-        if (k := config.value(key)) is not None and max([k] if isinstance(k, int) else map(int, str(k).split(","))) > (
-            catalogue.n_items
-        ):
-            raise InputError(f"RecBole's {name}: found {key} {k}, expected at most the {catalogue.n_items} items")
-    if name == "NCL" and config.value("num_clusters") > min(catalogue.n_users, catalogue.n_items):
-        raise InputError(
-            f"RecBole's {name}: found num_clusters {config.value('num_clusters')}, expected at most the number of "
-            f"users and of items, {min(catalogue.n_users, catalogue.n_items)}"
-        )
-    feature_columns(config, catalogue)

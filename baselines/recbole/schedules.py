@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from baselines.recbole import compat
 from baselines.recbole.config import RecBoleConfig
-from baselines.recbole.dataset import Graph
+from baselines.recbole.graph import Graph
 
 
 class Schedule:
@@ -81,7 +81,7 @@ class _Triples(Schedule):
         device = next(self.model.parameters()).device
         order = torch.randperm(len(self.graph), generator=generator)
         head, relation, tail = (torch.from_numpy(x) for x in (self.graph.head, self.graph.relation, self.graph.tail))
-        for index in order.split(self.config.value("train_batch_size")):
+        for index in order.split(self.config.batch_size or self.config.value("train_batch_size")):
             fields = {
                 names.HEAD_ENTITY_ID: head[index],
                 names.RELATION_ID: relation[index],
@@ -171,6 +171,8 @@ class _Staged(Schedule):
     def start(self, epoch: int) -> bool:
         stage = self._stage(epoch)
         new = epoch > 0 and stage != self._stage(epoch - 1)
+        if new and hasattr(self.model, "update"):
+            self.model.update = 0  # RaCT anneals its KL loss over the steps of a stage
         if stage != self.stage:
             self.stage = stage
             self._enter(stage)

@@ -71,12 +71,13 @@ class Trees:
     def fit(self, user: np.ndarray, item: np.ndarray, label: np.ndarray, seed: int) -> None:
         """Boost on (n,) rows and their labels 0 or 1."""
         x, value, threads = self.features(user, item), self.config.value, torch.get_num_threads()
+        booster = value("xgb_params" if self.kind == "XGBoost" else "lgb_params")
         if self.kind == "XGBoost":
-            parameters = {"nthread": value("xgb_nthread") or threads, **value("xgb_params"), "seed": seed}
+            parameters = {"nthread": value("xgb_nthread") or threads, **booster, "seed": seed}
             matrix = self.library.DMatrix(x, label=label)
             self.booster = self.library.train(parameters, matrix, value("xgb_num_boost_round"))
             return
-        parameters = {"num_threads": threads, "verbosity": -1, **value("lgb_params"), "seed": seed}
+        parameters = {"num_threads": threads, "verbosity": -1, **booster, "seed": seed}
         self.booster = self.library.train(
             parameters, self.library.Dataset(x, label=label), value("lgb_num_boost_round")
         )

@@ -25,11 +25,13 @@ USER_ROWS = {
 CLOSED = {"NCEPLRec"}
 # sequential models that tell likes from dislikes row by row: their scores are logits
 CLICK = {"DIN", "DIEN"}
-# models that leave edges of their graph out at random even when they score
-DRAWS = {"KGIN", "MCCLK"}
+# models that draw even when they score: edges of their graph, or (where their parameters say so) noise
+DRAWS = {"DiffRec", "KGIN", "LDiffRec", "MCCLK"}
+# models that divide by a power of the number of a user's training rows
+DIVIDE_BY_ROWS = {"FISM", "NAIS"}
 # what these families understand beside the keys of RecBole's yaml file of the model
 FAMILY_KEYS = {
-    "sequential": ("MAX_ITEM_LIST_LENGTH", "load_col", "numerical_features", "transform"),
+    "sequential": ("MAX_ITEM_LIST_LENGTH", "load_col", "numerical_features"),
     "context_aware": ("load_col", "numerical_features"),
     "exlib": ("load_col", "numerical_features"),
     "knowledge_aware": ("kg_reverse_r", "entity_kg_num_interval", "relation_kg_num_interval"),
@@ -77,6 +79,11 @@ def batch_kind(name: str, values: dict[str, Any]) -> BatchKind:
     if given is None:
         return "pairwise" if values.get("loss_type") == "BPR" else "pointwise"
     return "pairwise" if given == pairwise else "pointwise"
+
+
+def leaves_loss_open(name: str) -> bool:
+    """Say whether ``loss_type`` decides what a training batch is."""
+    return getattr(compat.model_class(name), "input_type", None) is None
 
 
 def learns_from_negatives(name: str, values: dict[str, Any]) -> bool:

@@ -55,14 +55,8 @@ def plan(experiment: Experiment, data: PreparedData, store: RunStore) -> list[Pl
         if k is not None and k > data.split.n_items:
             raise InputError(f"task.metrics: '{metric}' is longer than the catalogue of {data.split.n_items} items")
     planned = []
-    specs = experiment.specs()
-    catalogue = data.split.catalogue()
-    for spec in {spec.label: spec for spec in specs}.values():
-        try:
-            spec.model_class().check(spec.config, catalogue)
-        except InputError as error:
-            raise InputError(f"models.{spec.label}: {error}") from None
-    for spec in specs:
+    checked: set[str] = set()
+    for spec in experiment.specs():
         key = run_key(spec, data.fingerprint)
         record = store.get(key)
         state: State = "to do"
@@ -70,6 +64,12 @@ def plan(experiment: Experiment, data: PreparedData, store: RunStore) -> list[Pl
             state = "cached" if record.status == "finished" else "failed"
         elif store.interrupted(key):
             state = "to continue"
+        if state != "cached" and spec.label not in checked:
+            checked.add(spec.label)
+            try:
+                spec.model_class().check(spec.config, data.split.catalogue())
+            except InputError as error:
+                raise InputError(f"models.{spec.label}: {error}") from None
         planned.append(Planned(spec, key, state, record))
     return planned
 

@@ -36,6 +36,7 @@ def interpreter() -> dict[str, Any]:
         "dok": "_update" in vars(sp.dok_matrix),
         "tensorboard": "torch.utils.tensorboard" in sys.modules,
         "ray": "ray" in sys.modules,
+        "anomalies": torch.is_anomaly_enabled(),
     }
 
 
@@ -61,6 +62,11 @@ def test_the_interpreter_is_left_as_it_was_found() -> None:
     assert interpreter() == before
     RecBole(RecBole.Config(model="LightGCN"), data.catalogue())  # draws its weights from the seed alone
     assert interpreter() == before
+
+
+def test_importing_sequential_models_does_not_turn_on_the_search_for_anomalies() -> None:
+    compat.model_class("SINE")  # its file calls torch.autograd.set_detect_anomaly(True)
+    assert not torch.is_anomaly_enabled()
 
 
 @pytest.mark.usefixtures("our_command_line")

@@ -84,6 +84,33 @@ from benchmark.experiment import model_config
             {"model": "SASRec", "parameters": {"n_heads": 3}},
             "models.x.parameters: 'n_heads': 3 does not divide hidden_size 64",
         ),
+        ({"model": "SASRec", "parameters": {"n_heads": 0}}, "'n_heads': found 0, expected 1 or more"),
+        ({"model": "SASRec", "parameters": {"hidden_act": "gleu"}}, "'hidden_act': found 'gleu', expected one of gelu"),
+        ({"model": "SASRec", "parameters": {"n_layers": 0}}, "'n_layers': found 0, expected more than 0"),
+        (
+            {"model": "BPR", "parameters": {"learning_rate": float("nan")}},
+            "'learning_rate': found nan, expected a finite",
+        ),
+        ({"model": "CKE", "parameters": {"reg_weights": [0.1]}}, "'reg_weights': found 1 numbers, expected 2"),
+        ({"model": "DeepFM", "parameters": {"mlp_hidden_size": []}}, "'mlp_hidden_size': found an empty list"),
+        (
+            {"model": "BPR", "parameters": {"clip_grad_norm": {"max_nrom": 1}}},
+            "'clip_grad_norm': found {'max_nrom': 1}",
+        ),
+        ({"model": "KTUP", "parameters": {"train_kg_step": 0}}, "'train_rec_step' and 'train_kg_step': found a 0"),
+        ({"model": "MKR", "parameters": {"kge_interval": 0}}, "'kge_interval': found 0, expected more than 0"),
+        (
+            {"model": "KD_DAGFM", "parameters": {"phase": "distillation", "pretrain_epochs": 0}},
+            "'pretrain_epochs': found 0, expected 1 or more before the phase distillation",
+        ),
+        (
+            {"model": "LightGBM", "parameters": {"lgb_params": {"objective": "regression"}}},
+            "'lgb_params.objective': found 'regression', expected 'binary'",
+        ),
+        ({"model": "FM", "parameters": {"load_col": {"user": [5]}}}, "'load_col': found {'user': [5]}"),
+        ({"model": "SASRecF", "parameters": {"selected_features": [["genres"]]}}, "expected the name of a column"),
+        ({"model": "CORE", "parameters": {"loss_type": "BPR"}}, "'loss_type': found 'BPR', expected one of CE"),
+        ({"model": "DMF", "parameters": {"inter_matrix_type": "rating"}}, "expected one of 01"),
         ({"model": "FM", "parameters": {"load_col": ["age"]}}, "expected something like {user: [age], item: [genres]}"),
         ({"model": "FM", "parameters": {"load_col": {"inter": ["age"]}}}, "'load_col' has no 'inter' here"),
         ({"model": "LDiffRec", "parameters": {"n_cate": 2}}, "'n_cate': more than 1 needs a file of item vectors"),
@@ -123,3 +150,16 @@ def test_numbers_may_be_written_without_a_point() -> None:
     RecBole.Config(model="DCN", parameters={"reg_weight": 0.5})  # RecBole's default is the whole number 2
     RecBole.Config(model="SASRecCPR", parameters={"hidden_dropout_prob": 0.1})  # and 0 here
     RecBole.Config(model="LightGCN", parameters={"reg_weight": 1})
+
+
+def test_what_recbole_can_do_is_not_refused() -> None:
+    RecBole.Config(model="Caser", parameters={"loss_type": "BPR"})  # its yaml states no range
+    RecBole.Config(model="FEARec", parameters={"global_ratio": 0.6})
+    RecBole.Config(model="SASRecCPR", parameters={"reranker_CAN_NUM": "500,100,20"})
+    RecBole.Config(model="BPR", parameters={"clip_grad_norm": {"max_norm": 5}})
+
+
+def test_boosters_keep_what_is_not_given() -> None:
+    config = RecBole.Config(model="XGBoost", parameters={"xgb_params": {"max_depth": 6}})
+    assert config.value("xgb_params")["objective"] == "binary:logistic"
+    assert config.value("xgb_params")["max_depth"] == 6

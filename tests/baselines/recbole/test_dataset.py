@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from baselines.recbole import RecBole
+from baselines.recbole.checks import check_data
 from baselines.recbole.config import Settings
-from baselines.recbole.dataset import Graph, _filtered, check_data, encode, memory_dataset
+from baselines.recbole.dataset import memory_dataset
+from baselines.recbole.features import encode
+from baselines.recbole.graph import Graph, filtered
 from benchmark.data.schema import Catalogue
 from benchmark.errors import InputError
 from tests.planted import planted
@@ -40,7 +43,7 @@ def test_a_feature_of_several_values_is_a_padded_sequence() -> None:
 def test_numbers_lie_between_0_and_1() -> None:
     feature = encode(pl.Series("age", [10, None, 30]), numeric=True)
     assert (feature.kind, feature.size) == ("float", 2)
-    assert feature.values.tolist() == [[0, 0], [0, 1], [0.5, 1], [1, 1]]
+    assert feature.values.tolist() == [[0, 0], [0, 1], [0.5, 1], [1, 1]]  # the missing one is the mean
 
 
 def test_an_item_and_its_entity_share_an_id(catalogue: Catalogue) -> None:
@@ -76,11 +79,11 @@ def test_entities_of_few_triples_go_until_nothing_changes() -> None:
     # a - b - c: c is in one triple, then b too
     graph = pl.DataFrame({"head": ["a", "a", "b", "a"], "relation": ["r"] * 4, "tail": ["x", "y", "c", "b"]})
     graph = pl.concat([graph, graph.filter(pl.col("tail").is_in(["x", "y"]))])
-    kept = _filtered(graph, "[2,inf)", "[0,inf)")
+    kept = filtered(graph, "[2,inf)", "[0,inf)")
     assert set(kept["tail"]) == {"x", "y"}
-    assert _filtered(graph, "[0,inf)", "(5,inf)").height == 6
+    assert filtered(graph, "[0,inf)", "(5,inf)").height == 6
     with pytest.raises(InputError, match="empty after entity_kg_num_interval"):
-        _filtered(graph, "[9,inf)", "[0,inf)")
+        filtered(graph, "[9,inf)", "[0,inf)")
 
 
 def test_the_joint_graph_holds_both_directions_and_the_triples(catalogue: Catalogue) -> None:
@@ -113,7 +116,9 @@ def test_the_joint_graph_holds_both_directions_and_the_triples(catalogue: Catalo
         ("NCL", {"num_clusters": 500}, {}, "found num_clusters 500, expected at most the number of users and of items"),
         ("RaCT", {"metrics_k": 100}, {}, "found metrics_k 100, expected at most the 80 items"),
         ("SASRec", {}, {"time": None}, "RecBole's SASRec needs timestamps, which the data does not have"),
-        ("DMF", {"inter_matrix_type": "rating"}, {"rating": None}, "needs ratings, which the data does not have"),
+        ("DGCF", {}, {}, "RecBole's DGCF: train_batch_size 2048 is too large for the data"),
+        ("XGBoost", {"load_col": {"item": ["genres"]}}, {}, "reads one value a feature; 'genres' has several"),
+        ("MKR", {"entity_kg_num_interval": "[99,inf)"}, {}, "the knowledge graph is empty after"),
     ],
 )
 def test_what_the_data_lacks_is_named(
@@ -139,3 +144,13 @@ def test_load_col_chooses_the_features(catalogue: Catalogue) -> None:
     chosen = fields(load_col={"user": [], "item": ["genres"]})
     assert "genres" in chosen
     assert "age" not in chosen
+
+
+def test_a_feature_that_would_hide_another_is_refused(catalogue: Catalogue) -> None:
+    config = RecBole.Config(model="FM")
+    hidden = replace(catalogue, items=catalogue.items.with_columns(label=pl.lit(1)))
+    with pytest.raises(InputError, match="the feature 'label' is a field of RecBole's own; choose others"):
+        check_data(config, hidden)
+    twice = replace(catalogue, items=catalogue.items.with_columns(age=pl.lit(1)))
+    with pytest.raises(InputError, match="the feature 'age' is a column of users and of items"):
+        check_data(config, twice)
