@@ -57,7 +57,8 @@ def test_the_adapter_folder_loads_with_plain_peft_to_the_same_vectors(tmp_path: 
     from transformers import AutoModel
 
     data, task = planted("ranking")
-    fitted = fit(TwoTower, {"backbone": tiny_bert(), "learning_rate": 0.01}, data, task, test=False)
+    config = {"backbone": tiny_bert(), "learning_rate": 0.01, "item_fields": ("title",)}
+    fitted = fit(TwoTower, config, data, task, test=False)
     fitted.model.save(tmp_path)
     base = AutoModel.from_pretrained(tiny_bert()).eval()
     plain = PeftModel.from_pretrained(base, tmp_path / ADAPTER).eval()
