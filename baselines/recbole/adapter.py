@@ -20,7 +20,7 @@ from baselines.recbole.config import RecBoleConfig, Settings
 from baselines.recbole.dataset import MemoryDataset, memory_dataset
 from baselines.recbole.schedules import Schedule, schedule_of
 from baselines.recbole.state import pack, unpack
-from baselines.recbole.trees import Trees, library
+from baselines.recbole.trees import Trees, check_booster
 from benchmark.data.batch import Batch, BatchSpec
 from benchmark.data.negatives import NegativeSampler
 from benchmark.data.rows import unique_pairs
@@ -72,7 +72,9 @@ class RecBole(Recommender):
     def check(cls, config: ModelConfig, catalogue: Catalogue) -> None:
         assert isinstance(config, RecBoleConfig)
         if zoo.family(config.model) == "exlib":
-            library(config.model)
+            check_booster(
+                config.model, config.parameters.get("xgb_params") or config.parameters.get("lgb_params") or {}
+            )
         check_data(config, catalogue)
 
     @property

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from baselines.recbole.config import RecBoleConfig
 from baselines.recbole.dataset import MemoryDataset
-from benchmark.errors import missing_extra
+from benchmark.errors import InputError, missing_extra, nearest
+
+# what XGBoost calls otherwise in its own interface than in that of scikit-learn
+_NATIVE = (
+    *("eta", "lambda", "alpha", "nthread", "seed", "silent", "eval_metric", "process_type", "updater", "refresh_leaf"),
+    *("base_score", "disable_default_eval_metric", "tweedie_variance_power", "lambdarank_pair_method", "one_drop"),
+    *("sample_type", "normalize_type", "rate_drop", "skip_drop", "feature_selector", "top_k"),
+)
 
 
 class Trees:
@@ -102,6 +109,24 @@ class Trees:
             self.booster.load_model(bytearray(text))
         else:
             self.booster = self.library.Booster(model_str=text.decode())
+
+
+def check_booster(kind: str, given: dict[str, Any]) -> None:
+    """Refuse a parameter of the booster that the library does not know; it would be passed over in silence.
+
+    Raises:
+        InputError: the library is not installed, or does not know the parameter.
+    """
+    module = library(kind)
+    if kind == "XGBoost":
+        known = {*module.XGBModel().get_params(), *_NATIVE}
+    else:
+        aliases = module.basic._ConfigAliases._get_all_param_aliases()  # there is no public list
+        known = {*aliases, *(alias for several in aliases.values() for alias in several)}
+    for name in given:
+        if name not in known:
+            key = "xgb_params" if kind == "XGBoost" else "lgb_params"
+            raise InputError(f"RecBole's {kind}: '{key}' has no '{name}'{nearest(name, known)}")
 
 
 def library(kind: str) -> Any:
