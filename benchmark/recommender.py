@@ -66,9 +66,8 @@ class Recommender(LightningModule):
         tasks: which task kinds the model can do.
         probability: True if ``score`` is a logit of P(like), so that log loss means something.
         max_history: longest history the model reads; 0 for models that read none (a Config field of that name wins).
-
-    An instance may set ``pretrain_epochs``: so many epochs come before those of the trainer; they count neither for the
-    selection of the best weights nor for the patience of early stopping.
+        pretrain_epochs: so many epochs come before those of the trainer; they count neither for the selection of the
+            best weights nor for the patience of early stopping. An instance may set it.
 
     Args:
         config: an instance of the class's Config.
@@ -81,8 +80,7 @@ class Recommender(LightningModule):
     tasks: ClassVar[frozenset[str]] = frozenset({"ranking"})
     probability: ClassVar[bool] = False
     max_history: ClassVar[int] = 0
-
-    pretrain_epochs: int = 0  # epochs that come before those of the trainer and in which nothing is selected
+    pretrain_epochs: int = 0
 
     def __init__(self, config: ModelConfig, catalogue: Catalogue) -> None:
         super().__init__()

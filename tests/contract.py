@@ -83,18 +83,19 @@ def fit(
         seed_everything(seed, verbose=False)
         model = cls(cls.Config(**config), data.catalogue())
         module = RecDataModule(data, task, model.batch_spec(), seed)
-        options: dict[str, Any] = {"accelerator": "cpu", "devices": 1} | trainer_options
-        trainer = Trainer(
-            max_epochs=1 if model.batch_kind == "whole" else model.pretrain_epochs + epochs,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            check_val_every_n_epoch=model.pretrain_epochs + epochs,
-            **options,
-        )
+        options: dict[str, Any] = {
+            "max_epochs": 1 if model.batch_kind == "whole" else model.pretrain_epochs + epochs,
+            "accelerator": "cpu",
+            "devices": 1,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+            "check_val_every_n_epoch": model.pretrain_epochs + epochs,
+        }
+        trainer = Trainer(**options | trainer_options)
         trainer.fit(model, module)
         if test:
             trainer.test(model, module, verbose=False)

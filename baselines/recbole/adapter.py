@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from baselines.recbole import compat, zoo
 from baselines.recbole.checks import check_data
-from baselines.recbole.config import RecBoleConfig, Settings
+from baselines.recbole.config import RecBoleConfig
 from baselines.recbole.dataset import MemoryDataset, memory_dataset
 from baselines.recbole.schedules import Schedule, schedule_of
+from baselines.recbole.settings import Settings
 from baselines.recbole.state import pack, unpack
 from baselines.recbole.trees import Trees, check_booster
 from benchmark.data.batch import Batch, BatchSpec

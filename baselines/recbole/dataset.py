@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from baselines.recbole import compat, zoo
-from baselines.recbole.config import RecBoleConfig, Settings
+from baselines.recbole.config import RecBoleConfig
 from baselines.recbole.features import Feature, encode, feature_columns
 from baselines.recbole.graph import Graph
+from baselines.recbole.settings import Settings
 from benchmark.data.schema import Catalogue, Interactions
 
 

@@ -12,10 +12,10 @@ import torch
 
 from baselines.recbole import RecBole
 from baselines.recbole.checks import check_data
-from baselines.recbole.config import Settings
 from baselines.recbole.dataset import memory_dataset
 from baselines.recbole.features import encode
 from baselines.recbole.graph import Graph, filtered
+from baselines.recbole.settings import Settings
 from benchmark.data.schema import Catalogue
 from benchmark.errors import InputError
 from tests.planted import planted

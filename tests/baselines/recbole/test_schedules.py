@@ -7,14 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import Callback, Trainer, seed_everything
+from lightning import Callback, Trainer
 from torch import Tensor, nn
 
 from baselines.recbole import RecBole
-from benchmark.data.datamodule import RecDataModule
-from benchmark.data.schema import SplitData
-from benchmark.data.task import Task
-from tests.contract import quiet
+from tests.contract import fit, quiet
 from tests.planted import planted
 
 
@@ -49,23 +46,12 @@ class Moves(Callback):
         self.moved.append({name for name, both in pairs.items() if any(not torch.equal(a, b) for a, b in both)})
 
 
-def trained(name: str, epochs: int, data: SplitData | None = None, **parameters: Any) -> tuple[RecBole, Moves]:
-    data, task = (data, planted("ranking")[1]) if data else planted("ranking")
-    seed_everything(0, verbose=False)
-    model = RecBole(RecBole.Config(model=name, parameters={"learning_rate": 0.01, **parameters}), data.catalogue())
-    moves = Moves()
-    trainer = Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        callbacks=[moves],
-    )
-    trainer.fit(model, RecDataModule(data, Task(split=task.split, metrics=task.metrics), model.batch_spec()))
-    return model, moves
+def trained(name: str, epochs: int, **parameters: Any) -> tuple[Any, Moves]:
+    """Train so many epochs, those of pre-training included, and judge after each."""
+    data, task = planted("ranking")
+    config, moves = {"model": name, "parameters": {"learning_rate": 0.01, **parameters}}, Moves()
+    options = {"max_epochs": epochs, "check_val_every_n_epoch": 1, "callbacks": [moves], "test": False}
+    return fit(RecBole, config, data, task, **options).model, moves
 
 
 def test_ktup_goes_through_rows_for_some_epochs_and_through_triples_for_others() -> None:
@@ -119,8 +105,7 @@ def test_s3rec_learns_attributes_before_next_items() -> None:
 
 
 def test_kd_dagfm_teaches_before_it_distils() -> None:
-    data, _ = planted("ranking")
-    model, moves = trained("KD_DAGFM", 3, data, phase="finetuning", pretrain_epochs=1)
+    model, moves = trained("KD_DAGFM", 3, phase="finetuning", pretrain_epochs=1)
     teacher = ["teacher_network" in moved for moved in moves.moved]
     student = ["student_network" in moved for moved in moves.moved]
     assert teacher == [True, False, False]
@@ -137,10 +122,9 @@ def test_ncl_counts_its_prototypes_after_the_warm_up() -> None:
 
 
 def test_what_a_model_counts_while_it_learns_is_in_its_checkpoint() -> None:
-    data, _ = planted("ranking")
-    model, moves = trained("MultiVAE", 3, data, mlp_hidden_size=[16], latent_dimension=4, train_batch_size=64)
+    model, moves = trained("MultiVAE", 3, mlp_hidden_size=[16], latent_dimension=4, train_batch_size=64)
     steps = sum(moves.steps)
     assert model.recbole.update == steps
-    other = RecBole(model.config, data.catalogue())
+    other = RecBole(model.config, model.catalogue)
     other.load_state_dict(model.state_dict())
     assert other.recbole.update == steps  # its KL weight is annealed over the steps

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from baselines.recbole import RecBole
-from baselines.recbole.config import Settings
 from baselines.recbole.dataset import memory_dataset
+from baselines.recbole.settings import Settings
 from baselines.recbole.trees import Trees
 from benchmark.errors import InputError
 from tests.planted import planted
