@@ -23,14 +23,11 @@ from baselines.recbole.settings import Settings
 from baselines.recbole.state import pack, unpack
 from baselines.recbole.trees import Trees, check_booster
 from benchmark.data.batch import Batch, BatchSpec
-from benchmark.data.negatives import NegativeSampler
-from benchmark.data.rows import unique_pairs
 from benchmark.data.schema import Catalogue, Interactions
 from benchmark.errors import InputError
 from benchmark.recommender import WEIGHTS, ModelConfig, Recommender, TrainingDiverged, Traits
 
 _PAIRS = 2**14  # (user, item) pairs scored at once by models that can only score pairs
-_TREE_PAIRS = 2**20  # trees have no layers to keep
 _FITTED, _COUNTS, _SEED = "fitted.", "counts.", "construction_seed"
 # what gradient models count in plain attributes while they learn: a run that goes on must go on from there
 _COUNTED = ("update", "update_count", "update_count_vae", "Lt_history", "Lt_count")
@@ -279,7 +276,8 @@ class RecBole(Recommender):
         assert batch.item is not None
         user, item = batch.user.cpu(), batch.item.cpu()
         if self.trees is not None:
-            self._boost(batch)
+            ranking = self.trainer.datamodule.task.kind == "ranking"  # type: ignore[attr-defined]
+            self.trees.fit(user, item, None if ranking else batch.label, self.seed)
             return
         rows = Interactions.from_arrays(user.numpy(), item.numpy(), None, None, self.n_users)
         data = MemoryDataset(self.settings, rows, self.n_users, self.n_items)
@@ -293,20 +291,6 @@ class RecBole(Recommender):
                 for ids in _distinct(item + 1):
                     fitted.calculate_loss(self._interaction({self.settings["ITEM_ID_FIELD"]: ids}))
         self._adopt(fitted)
-
-    def _boost(self, batch: Batch) -> None:
-        assert self.trees is not None
-        assert batch.item is not None
-        assert batch.label is not None
-        user, item, label = batch.user.cpu(), batch.item.cpu(), batch.label.cpu()
-        if self.trainer.datamodule.task.kind == "ranking":  # type: ignore[attr-defined]
-            seen = unique_pairs(user.numpy(), item.numpy(), self.n_users, self.n_items)
-            generator = torch.Generator().manual_seed(self.seed)
-            n = self.config.n_negatives()
-            drawn = NegativeSampler(seen, self.n_items).draw(user, n, generator)
-            label = torch.cat([torch.ones(len(item)), torch.zeros(n * len(item))])
-            user, item = user.repeat(n + 1), torch.cat([item, drawn.T.reshape(-1)])
-        self.trees.fit(user.numpy() + 1, item.numpy() + 1, label.numpy(), self.seed)
 
     def _adopt(self, fitted: Any) -> None:
         fitted.requires_grad_(False)  # closed forms carry a parameter that means nothing
@@ -356,14 +340,9 @@ class RecBole(Recommender):
         names, items = self.settings, batch.candidates
         if items is None:
             items = torch.arange(self.n_items, device=batch.user.device).expand(len(batch), -1)
-        width = items.shape[1]
-        parts = []
         if self.trees is not None:
-            for index in torch.arange(len(batch), device=items.device).split(max(_TREE_PAIRS // width, 1)):
-                user = (batch.user[index] + 1).repeat_interleave(width)
-                logit = self.trees.logit(user.cpu().numpy(), (items[index] + 1).reshape(-1).cpu().numpy())
-                parts.append(torch.from_numpy(logit).float())
-            return torch.cat(parts).to(self.device).view(items.shape)
+            return self.trees.logits(batch.user.cpu(), items.cpu()).to(self.device)
+        width, parts = items.shape[1], []
         users = max(_PAIRS // (width * max(self.batch_spec().max_history, 1)), 1)
         fields = self._fields(batch)
         for index in torch.arange(len(batch), device=items.device).split(users):

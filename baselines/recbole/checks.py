@@ -25,25 +25,20 @@ def check_data(config: RecBoleConfig, catalogue: Catalogue) -> None:
     if catalogue.train.time is None and (kind == "sequential" or config.value("time-aware")):
         raise InputError(f"RecBole's {name} needs timestamps, which the data does not have")
     for key in ("metrics_k", "reranker_CAN_NUM"):
-        if (k := config.value(key)) is not None and max([k] if isinstance(k, int) else map(int, str(k).split(","))) > (
-            catalogue.n_items
-        ):
-            raise InputError(f"RecBole's {name}: found {key} {k}, expected at most the {catalogue.n_items} items")
+        found = config.value(key)
+        if found is not None and max(map(int, str(found).split(","))) > catalogue.n_items:
+            raise InputError(f"RecBole's {name}: found {key} {found}, expected at most the {catalogue.n_items} items")
     if name == "NCL" and config.value("num_clusters") > min(catalogue.n_users, catalogue.n_items):
         raise InputError(
             f"RecBole's {name}: found num_clusters {config.value('num_clusters')}, expected at most the number of "
             f"users and of items, {min(catalogue.n_users, catalogue.n_items)}"
         )
     columns = feature_columns(config, catalogue)
-    if kind == "exlib" and config.value("load_col"):
-        for part, frame in (("user", catalogue.users), ("item", catalogue.items)):
-            for column in columns[part]:
-                if encode(frame[column], numeric=False).kind == "token_seq" and column in config.value("load_col").get(
-                    part, []
-                ):
-                    raise InputError(
-                        f"RecBole's {name} reads one value a feature; '{column}' has several: leave it out"
-                    )
+    frames = {"user": catalogue.users, "item": catalogue.items}
+    for part, asked in (config.value("load_col") or {}).items() if kind == "exlib" else ():
+        for column in set(asked) & set(columns[part]):
+            if encode(frames[part][column], numeric=False).kind == "token_seq":
+                raise InputError(f"RecBole's {name} reads one value a feature; '{column}' has several: leave it out")
     if kind == "knowledge_aware" and catalogue.graph is not None:
         filtered(catalogue.graph, config.value("entity_kg_num_interval"), config.value("relation_kg_num_interval"))
     if name == "DGCF":

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from baselines.recbole.config import RecBoleConfig
 from baselines.recbole.dataset import MemoryDataset
+from benchmark.data.negatives import NegativeSampler
+from benchmark.data.rows import unique_pairs
 from benchmark.errors import InputError, missing_extra, nearest
 
+_PAIRS = 2**20  # (user, item) pairs whose features are held at once
 # what XGBoost calls otherwise in its own interface than in that of scikit-learn
 _NATIVE = (
     *("eta", "lambda", "alpha", "nthread", "seed", "silent", "eval_metric", "process_type", "updater", "refresh_leaf"),
@@ -75,26 +78,42 @@ class Trees:
         ]
         return sparse.hstack([sparse.csr_matrix(kept), *blocks]).tocsr()
 
-    def fit(self, user: np.ndarray, item: np.ndarray, label: np.ndarray, seed: int) -> None:
-        """Boost on (n,) rows and their labels 0 or 1."""
-        x, value, threads = self.features(user, item), self.config.value, torch.get_num_threads()
+    def fit(self, user: Tensor, item: Tensor, label: Tensor | None, seed: int) -> None:
+        """Boost on (n,) rows of our ids and their labels 0 or 1; None: they are positives, and negatives are drawn."""
+        if label is None:
+            user, item, label = self._with_negatives(user, item, seed)
+        x, y = self.features(user.numpy() + 1, item.numpy() + 1), label.cpu().numpy()
+        value, threads = self.config.value, torch.get_num_threads()
         booster = value("xgb_params" if self.kind == "XGBoost" else "lgb_params")
         if self.kind == "XGBoost":
             parameters = {"nthread": value("xgb_nthread") or threads, **booster, "seed": seed}
-            matrix = self.library.DMatrix(x, label=label)
+            matrix = self.library.DMatrix(x, label=y)
             self.booster = self.library.train(parameters, matrix, value("xgb_num_boost_round"))
             return
         parameters = {"num_threads": threads, "verbosity": -1, **booster, "seed": seed}
-        self.booster = self.library.train(
-            parameters, self.library.Dataset(x, label=label), value("lgb_num_boost_round")
-        )
+        self.booster = self.library.train(parameters, self.library.Dataset(x, label=y), value("lgb_num_boost_round"))
 
-    def logit(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
-        """Return (n,) logits of a like."""
+    def _with_negatives(self, user: Tensor, item: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the rows, then for each of them rows of label 0 with items that the user does not have."""
+        n_users, n_items = (len(self._blocks[part]) - 1 for part in ("user", "item"))
+        n, seen = self.config.n_negatives(), unique_pairs(user.numpy(), item.numpy(), n_users, n_items)
+        drawn = NegativeSampler(seen, n_items).draw(user, n, torch.Generator().manual_seed(seed))
+        label = torch.cat([torch.ones(len(item)), torch.zeros(n * len(item))])
+        return user.repeat(n + 1), torch.cat([item, drawn.T.reshape(-1)]), label
+
+    def logits(self, user: Tensor, items: Tensor) -> Tensor:
+        """Return (B, C) float32 logits of a like for users (B,) and items (B, C) of our ids."""
+        width, parts = items.shape[1], []
+        for index in torch.arange(len(user)).split(max(_PAIRS // width, 1)):
+            users = (user[index] + 1).repeat_interleave(width)
+            parts.append(self._logit(users.numpy(), (items[index] + 1).reshape(-1).numpy()))
+        return torch.from_numpy(np.concatenate(parts)).float().view(items.shape)
+
+    def _logit(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
         x = self.features(user, item)
         if self.kind == "XGBoost":
             return self.booster.predict(self.library.DMatrix(x), output_margin=True)
-        return self.booster.predict(x, raw_score=True).astype(np.float32)
+        return self.booster.predict(x, raw_score=True)
 
     def to_tensor(self) -> Tensor:
         """Return the booster as (n,) bytes."""

@@ -40,15 +40,26 @@ def test_tokens_may_be_one_hot() -> None:
 
 @pytest.mark.parametrize("name", ["XGBoost", "LightGBM"])
 def test_a_booster_comes_back_from_its_bytes(name: str) -> None:
-    made, rng = trees(name), np.random.default_rng(0)
-    user, item = rng.integers(1, 100, 300), rng.integers(1, 70, 300)
-    made.fit(user, item, (item % 2).astype(np.float32), seed=0)
+    made, generator = trees(name), torch.Generator().manual_seed(0)
+    user, item = (torch.randint(n, (300,), generator=generator) for n in (100, 70))
+    made.fit(user, item, (item % 2).float(), seed=0)
     other = trees(name)
     other.from_tensor(made.to_tensor())
-    np.testing.assert_array_equal(other.logit(user, item), made.logit(user, item))
+    logits = made.logits(user, item.unsqueeze(1))
+    assert torch.equal(other.logits(user, item.unsqueeze(1)), logits)
     assert made.to_tensor().dtype == torch.uint8
-    probability = 1 / (1 + np.exp(-made.logit(user, item)))
-    assert probability[item % 2 == 1].mean() > 0.5 > probability[item % 2 == 0].mean()
+    odd, even = logits.sigmoid()[item % 2 == 1], logits.sigmoid()[item % 2 == 0]
+    assert odd.mean() > 0.5 > even.mean()
+
+
+def test_positives_alone_bring_their_negatives() -> None:
+    made = trees("LightGBM", train_neg_sample_args={"sample_num": 3})
+    user, item = torch.tensor([3, 3, 4]), torch.tensor([5, 6, 7])
+    users, items, label = made._with_negatives(user, item, seed=0)
+    assert label.tolist() == [1] * 3 + [0] * 9
+    assert users[3:].tolist() == [3, 3, 4] * 3
+    pairs = set(zip(users[3:].tolist(), items[3:].tolist(), strict=True))
+    assert not pairs & {(3, 5), (3, 6), (4, 7)}
 
 
 @pytest.mark.parametrize(
