@@ -108,9 +108,9 @@ class RecBole(Recommender):
     def _with_prefixes(self, data: MemoryDataset) -> None:
         """Make the data set's interactions the training prefixes with their targets, which FEARec draws pairs from."""
         from benchmark.data.datamodule import limited
-        from benchmark.data.rows import TrainRows
         from benchmark.data.schema import SplitData
         from benchmark.data.task import Task
+        from benchmark.data.train_rows import TrainRows
 
         train, c = self.catalogue.train, self.catalogue
         rows = TrainRows(

@@ -10,8 +10,8 @@ from torch import Tensor
 from baselines.recbole.config import INTERVAL
 from benchmark.data.batch import Ragged
 from benchmark.data.negatives import NegativeSampler
-from benchmark.data.rows import unique_pairs
 from benchmark.data.schema import ITEM_ID, Catalogue
+from benchmark.data.sequences import unique_pairs
 from benchmark.errors import InputError
 
 

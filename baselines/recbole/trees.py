@@ -12,7 +12,7 @@ from torch import Tensor
 from baselines.recbole.config import RecBoleConfig
 from baselines.recbole.dataset import MemoryDataset
 from benchmark.data.negatives import NegativeSampler
-from benchmark.data.rows import unique_pairs
+from benchmark.data.sequences import unique_pairs
 from benchmark.errors import InputError, missing_extra, nearest
 
 _PAIRS = 2**20  # (user, item) pairs whose features are held at once

@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from benchmark.data.batch import BatchSpec
-from benchmark.data.rows import EvalRows, TrainRows, preference_rows, ranking_rows
+from benchmark.data.eval_rows import EvalRows, preference_rows, ranking_rows
 from benchmark.data.schema import SplitData
 from benchmark.data.seeded import permutation
 from benchmark.data.task import Task
+from benchmark.data.train_rows import TrainRows
 
 
 class RecDataModule(LightningDataModule):

@@ -24,7 +24,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
 from benchmark.data.datamodule import RecDataModule
-from benchmark.data.rows import EvalRows
+from benchmark.data.eval_rows import EvalRows
 from benchmark.data.schema import ITEM_ID, USER_ID, Dataset, SplitData
 from benchmark.errors import InputError
 from benchmark.evaluation.evaluator import RankingEvaluator

@@ -17,8 +17,8 @@ from baselines.recbole import RecBole, compat
 from baselines.recbole.dataset import MemoryDataset
 from benchmark.data.batch import Batch, Ragged
 from benchmark.data.datamodule import RecDataModule
-from benchmark.data.rows import take, unique_pairs
 from benchmark.data.schema import SplitData
+from benchmark.data.sequences import take, unique_pairs
 from benchmark.data.sources.movielens_100k import MovieLens100K
 from benchmark.data.split import LeaveLastOut, split
 from benchmark.errors import InputError

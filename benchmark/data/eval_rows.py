@@ -1,0 +1,199 @@
+"""EvalRows: the judged rows of validation and test, gathered into scoring batches by vectorised indexing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from benchmark.data.batch import Batch, Ragged
+from benchmark.data.candidates import draw
+from benchmark.data.schema import Interactions, SplitData
+from benchmark.data.sequences import Sequences, likes, take, unique_pairs
+from benchmark.data.split import known
+from benchmark.data.task import Task
+from benchmark.errors import InputError
+
+
+class EvalRows(Dataset):
+    """The judged rows of one part; indexed by an index tensor, returns a Batch."""
+
+    def __init__(
+        self,
+        user: np.ndarray,
+        sequences: Sequences,
+        start: np.ndarray,
+        stop: np.ndarray,
+        seen: Ragged,
+        max_history: int,
+        relevant: Ragged | None = None,
+        candidates: Tensor | None = None,
+        label: Tensor | None = None,
+        allow_repeats: bool = False,
+    ) -> None:
+        self.user = torch.from_numpy(user.astype(np.int64))
+        self.sequences, self.max_history = sequences, max_history
+        self.start, self.stop = torch.from_numpy(start), torch.from_numpy(stop)
+        self.seen, self.relevant, self.candidates, self.label = seen, relevant, candidates, label
+        self.allow_repeats = allow_repeats
+        self.all = torch.arange(len(self.user))
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        user = self.user[index]
+        seen = take(self.seen, user)
+        batch = Batch(user=user, seen=seen, row=index)
+        if self.max_history:
+            fields = self.sequences.windows(self.start[index], self.stop[index], self.max_history)
+            for name, value in fields.items():
+                setattr(batch, name, value)
+        if self.label is not None:
+            assert self.candidates is not None
+            batch.candidates, batch.label = self.candidates[index], self.label[index]
+            return batch
+        assert self.relevant is not None
+        relevant = take(self.relevant, index)
+        if self.candidates is None:
+            batch.relevant = relevant
+            none = Ragged(torch.zeros(len(index) + 1, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
+            batch.excluded = none if self.allow_repeats else seen
+            return batch
+        candidates = self.candidates[index]
+        padding = candidates < 0
+        batch.excluded = _ragged_of(padding)
+        batch.relevant = _ragged_of(_is_in(candidates, relevant))
+        batch.candidates = torch.where(padding, 0, candidates)
+        return batch
+
+
+def _ragged_of(mask: Tensor) -> Ragged:
+    """Return the columns of each row's true cells."""
+    offsets = torch.zeros(len(mask) + 1, dtype=torch.int64)
+    torch.cumsum(mask.sum(1), 0, out=offsets[1:])
+    return Ragged(offsets, mask.nonzero()[:, 1])
+
+
+def _is_in(candidates: Tensor, lists: Ragged) -> Tensor:
+    """Return (B, C) whether a candidate stands in the row's list."""
+    n = int(max(candidates.max(), lists.values.max() if len(lists.values) else 0)) + 1
+    row = torch.arange(len(candidates)).unsqueeze(1)
+    keys = torch.where(candidates < 0, -1, row * n + candidates)
+    return torch.isin(keys, lists.row * n + lists.values)
+
+
+def ranking_rows(
+    data: SplitData, task: Task, part: Literal["valid", "test"], max_history: int, sample: Callable[[int], np.ndarray]
+) -> EvalRows:
+    """One row a user with something relevant in ``part``.
+
+    The user's history ends strictly before the first relevant interaction; ``seen`` is all that is known of the user.
+    """
+    target: Interactions = getattr(data, part)
+    before = known(data, part)
+    seen = unique_pairs(before.user, before.item, data.n_users, data.n_items)
+    relevant = unique_pairs(target.user, target.item, data.n_users, data.n_items)
+    if not task.allow_repeats:
+        fresh = ~torch.isin(
+            relevant.row * data.n_items + relevant.values, seen.row * data.n_items + seen.values, assume_unique=True
+        )
+        relevant = _select(relevant, fresh)
+    stop = before.offsets[1:].copy()
+    if before.time is not None and target.time is not None:
+        first = np.full(data.n_users, np.inf)
+        np.minimum.at(first, target.user, target.time)
+        earlier = before.time < first[before.user]
+        stop = before.offsets[:-1] + np.bincount(before.user, weights=earlier, minlength=data.n_users).astype(np.int64)
+    users = np.flatnonzero((relevant.lengths.numpy() > 0) & (stop - before.offsets[:-1] >= task.min_history))
+    if not len(users):
+        raise InputError(f"the {part} part has no user to judge (min_history {task.min_history}); loosen the split")
+    users = users[sample(len(users))]
+    relevant = take(relevant, torch.from_numpy(users))
+    candidates = None
+    if task.candidates.kind != "full":
+        own = take(seen, torch.from_numpy(users))
+        popularity = np.bincount(data.train.item, minlength=data.n_items)
+        drawn = draw(
+            task.candidates,
+            (own.offsets.numpy(), own.values.numpy()),
+            (relevant.offsets.numpy(), relevant.values.numpy()),
+            data.n_items,
+            popularity,
+            user_ids=users,
+        )
+        candidates = torch.from_numpy(drawn)
+    return EvalRows(
+        users,
+        Sequences.of(before, data.n_items, None),
+        before.offsets[:-1][users],
+        stop[users],
+        seen,
+        max_history,
+        relevant=relevant,
+        candidates=candidates,
+        allow_repeats=task.allow_repeats,
+    )
+
+
+def preference_rows(
+    data: SplitData, task: Task, part: Literal["valid", "test"], max_history: int, sample: Callable[[int], np.ndarray]
+) -> EvalRows:
+    """One row a labelled interaction of ``part``; its history ends strictly before it."""
+    target: Interactions = getattr(data, part)
+    before = known(data, part)
+    seen = unique_pairs(before.user, before.item, data.n_users, data.n_items)
+    label = likes(target, task)
+    memory = before
+    if task.history == "before_target":
+        memory = _merged(before, target)
+    index = sample(len(target))
+    user = target.user[index]
+    stop = memory.offsets[1:][user]
+    if memory.time is not None and target.time is not None:
+        stop = _count_before(memory, user, target.time[index])
+    return EvalRows(
+        user,
+        Sequences.of(memory, data.n_items, task.positive_rating),
+        memory.offsets[:-1][user],
+        stop,
+        seen,
+        max_history,
+        candidates=torch.from_numpy(target.item[index].astype(np.int64)).unsqueeze(1),
+        label=torch.from_numpy(label[index]),
+    )
+
+
+def _merged(a: Interactions, b: Interactions) -> Interactions:
+    """Return both parts as one, sorted by (user, time)."""
+
+    def join(x: np.ndarray | None, y: np.ndarray | None) -> np.ndarray | None:
+        return None if x is None or y is None else np.concatenate([x, y])
+
+    return Interactions.from_arrays(
+        np.concatenate([a.user, b.user]),
+        np.concatenate([a.item, b.item]),
+        join(a.rating, b.rating),
+        join(a.time, b.time),
+        a.n_users,
+    )
+
+
+def _count_before(memory: Interactions, user: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Return (R,) the position one past the last row of ``user`` in ``memory`` that is earlier than ``time``."""
+    assert memory.time is not None
+    times = np.unique(np.concatenate([memory.time, time]))
+    step = len(times) + 1
+    keys = memory.user.astype(np.int64) * step + np.searchsorted(times, memory.time)
+    return np.searchsorted(keys, user.astype(np.int64) * step + np.searchsorted(times, time), side="left")
+
+
+def _select(lists: Ragged, keep: Tensor) -> Ragged:
+    """Return the lists with only the values where ``keep``."""
+    offsets = torch.zeros(len(lists) + 1, dtype=torch.int64)
+    torch.cumsum(torch.bincount(lists.row[keep], minlength=len(lists)), 0, out=offsets[1:])
+    return Ragged(offsets, lists.values[keep])
