@@ -86,8 +86,17 @@ class LightGCN(Recommender):
         return F.softplus(logits[:, 1:] - logits[:, :1]).mean()
 
     def score(self, batch: Batch) -> Tensor:
+        return self.dot(self.user_embeddings(batch), self.item_embeddings(), batch)
+
+    def user_embeddings(self, batch: Batch) -> Tensor:
+        return user_rows(self._nodes()[: self.n_users], self.known_user, batch.user)
+
+    def item_embeddings(self) -> Tensor:
+        return self._nodes()[self.n_users :]
+
+    def _nodes(self) -> Tensor:
+        """Return (n_users + n_items, d), propagated once until the weights change."""
         state = self.node.weight._version, self.device  # training and loading change it
         if self._final is None or self._final[0] != state:
             self._final = state, self.propagate().detach()
-        user, item = self._final[1].split([self.n_users, self.n_items])
-        return self.dot(user_rows(user, self.known_user, batch.user), item, batch)
+        return self._final[1]

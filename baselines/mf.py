@@ -65,3 +65,9 @@ class MF(Recommender):
     def score(self, batch: Batch) -> Tensor:
         user = user_rows(self.user.weight, self.known_user, batch.user)
         return self.dot(user[:, :-1], self.item.weight, batch, self.item_bias.weight[:, 0]) + user[:, -1:]
+
+    def user_embeddings(self, batch: Batch) -> Tensor:
+        return user_rows(self.user.weight, self.known_user, batch.user)[:, :-1]
+
+    def item_embeddings(self) -> Tensor:
+        return self.item.weight

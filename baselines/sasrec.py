@@ -86,8 +86,14 @@ class SASRec(Recommender):
         return (F.softplus(-logits[:, :1]) + wrong.mean(1, keepdim=True)).mean()
 
     def score(self, batch: Batch) -> Tensor:
+        return self.dot(self.user_embeddings(batch), self.item_embeddings(), batch)
+
+    def user_embeddings(self, batch: Batch) -> Tensor:
         assert batch.history is not None
         assert batch.history_length is not None
         last = (batch.history_length - 1).clamp(min=0)
         hidden = self.encode(batch.history)[torch.arange(len(batch), device=last.device), last]
-        return self.dot(hidden * (batch.history_length > 0).unsqueeze(1), self.item.weight[:-1], batch)
+        return hidden * (batch.history_length > 0).unsqueeze(1)
+
+    def item_embeddings(self) -> Tensor:
+        return self.item.weight[:-1]

@@ -27,9 +27,11 @@ class TextEmbedding(Recommender):
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
-        from benchmark.llm.backbone import Backbone, Peft
+        from benchmark.llm.adapters import Peft
+        from benchmark.llm.backbone import Loading
+        from benchmark.llm.encoder import Encoder
 
-        self.backbone = Backbone(config.backbone, Peft(kind="frozen"), dtype="float32")
+        self.backbone = Encoder(config.backbone, Peft(kind="frozen"), Loading(dtype="float32"))
         self.register_buffer("vectors", torch.zeros(self.n_items, self.backbone.hidden_size))
 
     @torch.no_grad()

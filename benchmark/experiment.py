@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -130,7 +130,8 @@ class Experiment(_Strict):
         """Return one RunSpec a (model, seed), checked against the model classes.
 
         Raises:
-            InputError: an unknown class or hyper-parameter, or a model that cannot do the task.
+            InputError: an unknown class or hyper-parameter, a model that cannot do the task, or one that stands on a
+                model that is not there or that stands on it.
         """
         for metric in self.task.metrics:
             name = parse_metric(metric).name
@@ -141,7 +142,8 @@ class Experiment(_Strict):
                 )
         return [self._spec(label, entry, seed) for label, entry in self.models.items() for seed in self.seeds]
 
-    def _spec(self, label: str, entry: ModelEntry, seed: int) -> RunSpec:
+    def _spec(self, label: str, entry: ModelEntry, seed: int, above: tuple[tuple[str, str], ...] = ()) -> RunSpec:
+        """Return the spec of one run; ``above`` holds the (label, role) of the models that stand on it."""
         where = f"models.{label}"
         cls = model_class(entry.class_path, where)
         config = model_config(cls, entry.parameters, where)
@@ -174,12 +176,31 @@ class Experiment(_Strict):
             trainer=trainer.model_copy(update={"early_stopping": stopping}),
             limit_train=entry.limit_train,
             seed=seed,
+            stages={
+                role: self._stage(other, seed, (*above, (label, role))) for role, other in cls.stages_of(config).items()
+            },
         )
+
+    def _stage(self, label: str, seed: int, above: tuple[tuple[str, str], ...]) -> RunSpec:
+        """Return the spec of the model that the last of ``above`` stands on."""
+        user, role = above[-1]
+        if label not in self.models:
+            others = self.models.keys() - {user}
+            raise InputError(f"models.{user}.{role}: no model '{label}' in this experiment{nearest(label, others)}")
+        labels = [name for name, _ in above]
+        if label in labels:
+            first = labels.index(label)  # what leads into the circle is not at fault
+            circle = " -> ".join([*labels[first:], label])
+            raise InputError(f"models.{label}.{above[first][1]}: {circle} is a circle")
+        return self._spec(label, self.models[label], seed, above)
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything that decides the outcome of one run; ``experiment`` and ``label`` only name it."""
+    """Everything that decides the outcome of one run; ``experiment`` and ``label`` only name it.
+
+    ``stages`` holds, by role, the runs of the models that this one stands on.
+    """
 
     experiment: str
     label: str
@@ -191,6 +212,7 @@ class RunSpec:
     trainer: TrainerConfig
     limit_train: int | None
     seed: int
+    stages: dict[str, RunSpec] = field(default_factory=dict, hash=False)
 
     def model_class(self) -> type[Recommender]:
         return model_class(self.class_path, f"models.{self.label}")
@@ -198,18 +220,22 @@ class RunSpec:
     def resolved(self) -> dict[str, Any]:
         """Return the outcome-deciding settings as plain JSON values.
 
-        Metrics are left out: they are functions of the stored ranks, so another metric needs no new run.
+        Metrics are left out: they are functions of the stored ranks, so another metric needs no new run. So are the
+        labels of stages: what they point to stands under "stages".
         """
-        return {
+        resolved = {
             "dataset": self.dataset.model_dump(mode="json"),
             "task": self.task.model_dump(mode="json", exclude={"metrics"}),
             "split_seed": self.split_seed,
             "class": self.class_path,
-            "config": self.config.model_dump(mode="json"),
+            "config": self.config.model_dump(mode="json", exclude=set(self.stages)),
             "trainer": self.trainer.model_dump(mode="json"),
             "limit_train": self.limit_train,
             "seed": self.seed,
         }
+        if self.stages:
+            resolved["stages"] = {role: stage.resolved() for role, stage in self.stages.items()}
+        return resolved
 
 
 def model_class(path: str, where: str) -> type[Recommender]:

@@ -20,8 +20,9 @@ from benchmark.data.task import Task
 from benchmark.errors import InputError
 from benchmark.evaluation.evaluator import PreferenceEvaluator, RankingEvaluator
 
-Group = Literal["trivial", "collaborative", "sequential", "content", "llm"]
+Group = Literal["trivial", "collaborative", "sequential", "content", "llm-zero-shot", "llm"]
 WEIGHTS = "model.safetensors"
+CHECK_EVERY = 50  # steps after which an accelerator is asked for its loss: reading the number stalls it
 TOP_K = 20  # length of the recommendation lists that are kept with a run
 
 
@@ -69,6 +70,10 @@ class Recommender(LightningModule):
         pretrain_epochs: so many epochs come before those of the trainer; they count neither for the selection of the
             best weights nor for the patience of early stopping. An instance may set it.
 
+    A model may stand on trained models of the same experiment, such as a reranker on its first stage: ``stages_of``
+    names them, ``attach`` takes them. It keeps them in a plain tuple or dict, never as a submodule: their weights are
+    not its own, and ``train()`` would wake their dropout.
+
     Args:
         config: an instance of the class's Config.
         catalogue: sizes, texts and training interactions.
@@ -112,6 +117,21 @@ class Recommender(LightningModule):
             InputError: one line that names what is missing.
         """
 
+    @classmethod
+    def stages_of(cls, config: ModelConfig) -> dict[str, str]:
+        """Return which other models of the experiment this one stands on: role -> label, such as
+        ``{"first_stage": "ease"}``. The role is the key of the config that names the label.
+        """
+        return {}
+
+    def attach(self, stages: dict[str, Recommender]) -> None:
+        """Take the trained models this one stands on, by role; called where ``stages_of`` names any, after construction
+        and before ``batch_spec()``, training and restoring.
+
+        They are in eval mode and frozen, and are not part of this model's weights. They are on the CPU until this model
+        moves them (``stage.to(self.device)``), and read the histories that this model's ``batch_spec()`` asks for.
+        """
+
     def batch_spec(self) -> BatchSpec:
         """Return what the model asks of the DataModule; override it only where a hyper-parameter decides the kind."""
         config = self.config
@@ -143,6 +163,22 @@ class Recommender(LightningModule):
             parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=fused
         )
 
+    def user_embeddings(self, batch: Batch) -> Tensor:
+        """Return (B, d) vectors of the users of a batch, for models that stand on this one.
+
+        Raises:
+            InputError: this model has none.
+        """
+        raise InputError(f"{type(self).__name__} has no embeddings to give; name an MF, LightGCN or SASRec")
+
+    def item_embeddings(self) -> Tensor:
+        """Return (n_items, d) vectors of all items, of the width of ``user_embeddings``.
+
+        Raises:
+            InputError: this model has none.
+        """
+        raise InputError(f"{type(self).__name__} has no embeddings to give; name an MF, LightGCN or SASRec")
+
     # --- helpers for authors ---------------------------------------------------------------------------------------
 
     @property
@@ -169,11 +205,13 @@ class Recommender(LightningModule):
 
     def weights(self) -> dict[str, Tensor]:
         """Return what a checkpoint must hold: trainable parameters and persistent buffers, on the CPU."""
-        frozen = {name for name, p in self.named_parameters() if not p.requires_grad}
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        # tied weights stand under two names, and named_parameters gives the first of them alone
+        others = {name for name, _ in self.named_parameters(remove_duplicate=False)} - trained
         return {
             name: value.detach().cpu().contiguous()
             for name, value in self.state_dict().items()
-            if name not in frozen and name != "anchor"
+            if name not in others and name != "anchor"
         }
 
     def save(self, folder: Path) -> None:
@@ -234,17 +272,22 @@ class Recommender(LightningModule):
             # summed on the device: reading the number here would stall every step
             self._loss_sum = self._loss_sum + loss.detach()
             self._loss_steps += 1
+            if not loss.is_cuda or self._loss_steps % CHECK_EVERY == 0:
+                self._check_loss(float(self._loss_sum))
             if self.trainer.is_last_batch:
                 self._log_loss()
 
     def _log_loss(self) -> None:
-        mean = float(self._loss_sum) / self._loss_steps
-        if not math.isfinite(mean):
+        total = float(self._loss_sum)
+        self._check_loss(total)
+        self.log("train_loss", total / self._loss_steps, sync_dist=False, rank_zero_only=True)
+
+    def _check_loss(self, total: float) -> None:
+        if not math.isfinite(total):
             raise TrainingDiverged(
-                f"the training loss is {mean} in epoch {self.current_epoch} (step {self.global_step}); "
+                f"the training loss is {total} in epoch {self.current_epoch} (step {self.global_step}); "
                 "lower the learning rate"
             )
-        self.log("train_loss", mean, sync_dist=False, rank_zero_only=True)
 
     @final
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -76,12 +76,14 @@ def fit(
     epochs: int = 1,
     seed: int = 0,
     test: bool = True,
+    stages: dict[str, Recommender] | None = None,
     **trainer_options: Any,
 ) -> Fitted:
-    """Train and test a model with a real Trainer."""
+    """Train and test a model with a real Trainer; ``stages`` are the trained models it stands on."""
     with quiet():
         seed_everything(seed, verbose=False)
         model = cls(cls.Config(**config), data.catalogue())
+        model.attach(stages or {})
         module = RecDataModule(data, task, model.batch_spec(), seed)
         options: dict[str, Any] = {
             "max_epochs": 1 if model.batch_kind == "whole" else model.pretrain_epochs + epochs,
@@ -132,7 +134,12 @@ class RecommenderContract:
     @classmethod
     def fit(cls, kind: str, **options: Any) -> Fitted:
         data, task = planted(kind)
-        return fit(cls.model, cls.config, data, task, cls.epochs, **options)
+        return fit(cls.model, cls.config, data, task, cls.epochs, stages=cls.stages(kind), **options)
+
+    @classmethod
+    def stages(cls, kind: str) -> dict[str, Recommender]:
+        """Return the trained models that this one stands on, by role."""
+        return {}
 
     @pytest.fixture(scope="class")
     def fitted(self, kind: str) -> Fitted:
@@ -183,10 +190,12 @@ class RecommenderContract:
         batch = fitted.batch()
         assert torch.equal(self.fit(kind, test=False).score(batch), fitted.score(batch))
 
-    def test_weights_come_back(self, fitted: Fitted, tmp_path: Path) -> None:
+    def test_weights_come_back(self, fitted: Fitted, kind: str, tmp_path: Path) -> None:
         fitted.model.save(tmp_path)
         seed_everything(99, verbose=False)
-        other = self.model(fitted.model.config, fitted.model.catalogue).eval()
+        other = self.model(fitted.model.config, fitted.model.catalogue)
+        other.attach(self.stages(kind))
+        other.eval()
         batch = fitted.batch()
         with torch.no_grad():
             other.score(batch)  # whatever a model keeps from scoring must not survive the loading

@@ -107,15 +107,12 @@ class RecBole(Recommender):
 
     def _with_prefixes(self, data: MemoryDataset) -> None:
         """Make the data set's interactions the training prefixes with their targets, which FEARec draws pairs from."""
-        from benchmark.data.datamodule import limited
         from benchmark.data.schema import SplitData
         from benchmark.data.task import Task
         from benchmark.data.train_rows import TrainRows
 
         train, c = self.catalogue.train, self.catalogue
-        rows = TrainRows(
-            SplitData(train, train, train, c.users, c.items, {}), Task(), self.batch_spec(), 0, limited(None, 0)
-        )
+        rows = TrainRows(SplitData(train, train, train, c.users, c.items, {}), Task(), self.batch_spec(), 0)
         data.inter_feat = self._interaction(self._fields(rows[rows.all]))
 
     def batch_spec(self) -> BatchSpec:

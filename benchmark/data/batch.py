@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, TypeVar
 
 import torch
@@ -110,6 +110,29 @@ class Batch(_Movable):
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def newest(self, n: int) -> Batch:
+        """Return the same batch with the newest n items of each history."""
+        if self.history is None or self.history_length is None or self.history.shape[1] <= n:
+            return self
+        column = torch.arange(max(n, 1), device=self.history.device)
+        start = (self.history_length - n).clamp(min=0).unsqueeze(1)
+        length = self.history_length.clamp(max=n)
+        at = (start + column).clamp(max=self.history.shape[1] - 1)
+        real = column < length.unsqueeze(1)
+
+        def cut(values: Tensor | None, empty: float) -> Tensor | None:
+            return None if values is None else values.gather(1, at).masked_fill(~real, empty)
+
+        # behind the items of a history stands its padding id, which the widest row shows at most once
+        pad = int(self.history.max())
+        return replace(
+            self,
+            history=cut(self.history, pad),
+            history_length=length,
+            history_label=cut(self.history_label, 0.0),
+            history_time=cut(self.history_time, 0.0),
+        )
 
 
 @dataclass(frozen=True)

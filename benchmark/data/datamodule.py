@@ -23,29 +23,18 @@ class RecDataModule(LightningDataModule):
     """Serves one split to one model: training batches of the kind it asked for, and the same scoring batches to all.
 
     Args:
-        data: the split with integer ids.
+        data: the split with integer ids; limited to a budget, if any, by ``few_shot``.
         task: the protocol (metrics, candidates, which rows are judged).
         spec: what the model asked for.
         seed: seed of shuffling and negatives; epoch e draws from (seed, e), so a resumed run sees the same batches.
-        limit_train: train on a seeded sample of so many rows (users, for sequence and user_rows batches).
-        limit_seed: seed of that sample; the same for every model in a table.
 
     Raises:
         InputError: the task cannot be built on this data (no ratings for a preference task, no judged user left).
     """
 
-    def __init__(
-        self,
-        data: SplitData,
-        task: Task,
-        spec: BatchSpec,
-        seed: int = 0,
-        limit_train: int | None = None,
-        limit_seed: int = 0,
-    ) -> None:
+    def __init__(self, data: SplitData, task: Task, spec: BatchSpec, seed: int = 0) -> None:
         super().__init__()
         self.data, self.task, self.spec, self.seed = data, task, spec, seed
-        self.limit_train, self.limit_seed = limit_train, limit_seed
         self._eval_rows: dict[str, EvalRows] = {}
         self._train_rows: TrainRows | None = None
 
@@ -67,9 +56,7 @@ class RecDataModule(LightningDataModule):
     @property
     def train_rows(self) -> TrainRows:
         if self._train_rows is None:
-            self._train_rows = TrainRows(
-                self.data, self.task, self.spec, self.seed, limited(self.limit_train, self.limit_seed)
-            )
+            self._train_rows = TrainRows(self.data, self.task, self.spec, self.seed)
         return self._train_rows
 
     def rows(self, part: Literal["valid", "test"]) -> EvalRows:

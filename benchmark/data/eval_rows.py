@@ -117,7 +117,7 @@ def ranking_rows(
     candidates = None
     if task.candidates.kind != "full":
         own = take(seen, torch.from_numpy(users))
-        popularity = np.bincount(data.train.item, minlength=data.n_items)
+        popularity = np.bincount(data.complete_train.item, minlength=data.n_items)
         drawn = draw(
             task.candidates,
             (own.offsets.numpy(), own.values.numpy()),

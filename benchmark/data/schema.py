@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -214,8 +215,9 @@ class Catalogue:
         n_users, n_items: number of ids; ``n_items`` is also the padding id of histories.
         items: row i describes item i (``item_id``, ``title`` ..., features).
         users: row u describes user u.
-        train: the training interactions (never validation or test).
+        train: the training interactions (never validation or test); under a budget only those it allows.
         graph, links: the knowledge graph of the source, if any.
+        cache: folder in which what is derived from texts, such as tokens, is kept between runs; None: nowhere.
     """
 
     n_users: int
@@ -225,6 +227,7 @@ class Catalogue:
     train: Interactions
     graph: pl.DataFrame | None = None
     links: pl.DataFrame | None = None
+    cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -234,12 +237,15 @@ class SplitData:
     Ids are given after a seeded shuffle, so no model can lean on the order of a file.
 
     Attributes:
-        train, valid, test: the parts; together with the two below they hold every interaction once.
+        train, valid, test: the parts; together with the two below they hold every interaction once, unless a budget
+            leaves some of train out.
         users, items: row u describes user u, row i item i; only those that have an interaction.
         report: counts and shares of the parts, and what the split leaks (see ``benchmark.data.split``).
         graph, links: the knowledge graph of the source, if any.
         valid_known, test_known: under ``cold_users``, the first interactions of the held-out users of the part: known
             when the part is scored (history, seen items, fold-in), never trained on. None under other splits.
+        train_known: under a budget (``benchmark.data.budget``), the whole training part, of which ``train`` is what is
+            learned from: histories, seen items and the draws of negatives and candidates rest on it. None without one.
     """
 
     train: Interactions
@@ -252,6 +258,7 @@ class SplitData:
     links: pl.DataFrame | None = None
     valid_known: Interactions | None = None
     test_known: Interactions | None = None
+    train_known: Interactions | None = None
 
     @property
     def n_users(self) -> int:
@@ -261,14 +268,19 @@ class SplitData:
     def n_items(self) -> int:
         return self.items.height
 
-    def catalogue(self) -> Catalogue:
-        """Return the part of the data that a model may see."""
-        return Catalogue(self.n_users, self.n_items, self.items, self.users, self.train, self.graph, self.links)
+    @property
+    def complete_train(self) -> Interactions:
+        """The training part as the split made it, whatever the budget."""
+        return self.train if self.train_known is None else self.train_known
+
+    def catalogue(self, cache: Path | None = None) -> Catalogue:
+        """Return the part of the data that a model may see; ``cache``: see Catalogue."""
+        return Catalogue(self.n_users, self.n_items, self.items, self.users, self.train, self.graph, self.links, cache)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the three parts with their raw ids' order; stable over processes and platforms."""
         digest = hashlib.sha256()
-        known = [part for part in (self.valid_known, self.test_known) if part is not None]
+        known = [part for part in (self.valid_known, self.test_known, self.train_known) if part is not None]
         for part in (self.train, self.valid, self.test, *known):
             digest.update(str(len(part)).encode())
             for values, kind in ((part.user, "<i4"), (part.item, "<i4"), (part.rating, "<f4"), (part.time, "<f8")):

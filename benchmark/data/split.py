@@ -161,9 +161,10 @@ def known(data: SplitData, part: Literal["valid", "test"]) -> Interactions:
     """Return what is known when ``part`` is scored: seen items and histories are taken from it.
 
     For valid: train and the known interactions of valid's held-out users; for test: those, valid, and the known
-    interactions of test's held-out users. Who builds a history must still keep to rows strictly before the target.
+    interactions of test's held-out users. Train is the whole of it here, whatever the budget. Who builds a history must
+    still keep to rows strictly before the target.
     """
-    parts = [data.train, data.valid_known]
+    parts = [data.complete_train, data.valid_known]
     if part == "test":
         parts += [data.valid, data.test_known]
     chosen = [rows for rows in parts if rows is not None]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,39 +9,46 @@ from torch.utils.data import Dataset
 
 from benchmark.data.batch import Batch, BatchSpec, Ragged
 from benchmark.data.negatives import NegativeSampler
-from benchmark.data.schema import SplitData
+from benchmark.data.schema import Interactions, SplitData
+from benchmark.data.seeded import mix
 from benchmark.data.sequences import Sequences, likes, strictly_before, take, unique_pairs
 from benchmark.data.task import Task
 from benchmark.errors import InputError
 
 
 class TrainRows(Dataset):
-    """The training part as batches of one kind; indexed by an index tensor, returns a Batch."""
+    """The training part as batches of one kind; indexed by an index tensor, returns a Batch.
 
-    def __init__(
-        self, data: SplitData, task: Task, spec: BatchSpec, seed: int, sample: Callable[[int], np.ndarray]
-    ) -> None:
+    Every interaction of ``data.train`` is trained on, save those without ``min_history`` and the users without a
+    sequence. What stands before a row is input, so histories and the exclusion of negatives rest on the complete part.
+    """
+
+    def __init__(self, data: SplitData, task: Task, spec: BatchSpec, seed: int) -> None:
         rows = data.train
+        with_history = spec.kind in ("pointwise", "pairwise") and spec.max_history > 0
+        source = data.complete_train if with_history else rows  # what windows are cut from
         self.spec, self.seed, self.epoch = spec, seed, 0
         self.preference = task.kind == "preference"
-        self.sequences = Sequences.of(rows, data.n_items, task.positive_rating if self.preference else None)
+        self.sequences = Sequences.of(source, data.n_items, task.positive_rating if self.preference else None)
         self.user, self.item = torch.from_numpy(rows.user), torch.from_numpy(rows.item)
-        self.offsets = torch.from_numpy(rows.offsets)
+        self.offsets = torch.from_numpy(source.offsets)
         self.generator = torch.Generator()
         self.before: Tensor | None = None
         if spec.kind in ("sequence", "user_rows"):
             shortest = 2 if spec.kind == "sequence" else 1
-            users = np.flatnonzero(np.diff(rows.offsets) >= shortest)
-            self.all = torch.from_numpy(users[sample(len(users))])
+            self.all = torch.from_numpy(np.flatnonzero(np.diff(rows.offsets) >= shortest))
         else:
-            with_history = spec.kind in ("pointwise", "pairwise") and spec.max_history > 0
-            self.before = torch.from_numpy(strictly_before(rows)) if with_history else None
             there = np.arange(len(rows))
-            if self.before is not None and spec.min_history:
-                there = np.flatnonzero(self.before.numpy() - rows.offsets[rows.user] >= spec.min_history)
-            self.all = torch.from_numpy(there[sample(len(there))])
+            if with_history:
+                before = strictly_before(source)[_places(rows, source)]
+                there = np.flatnonzero(before - source.offsets[rows.user] >= spec.min_history)
+                self.before = torch.from_numpy(before)
+            self.all = torch.from_numpy(there)
         if not len(self.all):
-            raise InputError(f"no training row is left for {spec.kind} batches (sequences need two items of one user)")
+            hint = "" if data.train_known is None else f"; the budget of {len(rows)} is too small"
+            raise InputError(
+                f"no training row is left for {spec.kind} batches (sequences need two items of one user){hint}"
+            )
         self.label = torch.from_numpy(likes(rows, task)) if self.preference else None
         if spec.kind == "whole" and not self.preference and rows.rating is not None:
             self.label = torch.from_numpy(rows.rating)
@@ -51,7 +56,8 @@ class TrainRows(Dataset):
         self.negatives: NegativeSampler | None = None
         drawn = spec.negatives > 0 and (spec.kind == "pairwise" or (spec.kind == "pointwise" and not self.preference))
         if drawn or spec.kind == "user_rows":
-            self.seen = unique_pairs(rows.user, rows.item, data.n_users, data.n_items)
+            owned = data.complete_train if drawn else rows  # a known item is no negative, whatever the budget
+            self.seen = unique_pairs(owned.user, owned.item, data.n_users, data.n_items)
         if drawn:
             assert self.seen is not None
             self.negatives = NegativeSampler(self.seen, data.n_items)
@@ -117,6 +123,19 @@ class TrainRows(Dataset):
 
     def __len__(self) -> int:
         return len(self.all)
+
+
+def _places(rows: Interactions, source: Interactions) -> np.ndarray:
+    """Return (n,) the position in ``source`` of each of ``rows``, a part of it; for equal rows the first one's."""
+    if rows is source:
+        return np.arange(len(rows))
+
+    def names(part: Interactions) -> np.ndarray:
+        return mix(*(values for values in (part.user, part.item, part.rating, part.time) if values is not None))
+
+    known = names(source)
+    order = np.argsort(known, kind="stable")
+    return order[np.searchsorted(known, names(rows), sorter=order)]
 
 
 def _with_negatives(batch: Batch, negative: Tensor) -> Batch:

@@ -1,9 +1,9 @@
-"""Pointwise: profile + history + candidate -> P(like), by a language model with a linear head."""
+"""Pointwise: profile + history + candidate -> P(like), by a head on the text's vector or by the words Yes and No."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,104 +13,215 @@ from torch import Tensor, nn
 
 from benchmark.data.batch import Batch, BatchSpec
 from benchmark.data.schema import Catalogue
-from benchmark.data.text import item_texts, user_profiles
-from benchmark.llm.backbone import DEFAULT_BACKBONE, Backbone, DType, Peft, Pooling
-from benchmark.llm.encoding import encode
-from benchmark.llm.prompts import History, Prompt, PromptTokens, TokenBatch, flat_prompts
-from benchmark.llm.two_tower import ADAPTER
-from benchmark.recommender import GradientConfig, Recommender
+from benchmark.errors import InputError
+from benchmark.llm.backbone import Backbone, kind_of, load_tokenizer
+from benchmark.llm.buckets import length_buckets
+from benchmark.llm.encoder import TOKENS_PER_PASS, Encoder, Pooling
+from benchmark.llm.language_model import LanguageModel
+from benchmark.llm.prompts import TokenBatch
+from benchmark.llm.reader import Reader
+from benchmark.llm.templates import Prompt, Template, Way
+from benchmark.llm.training import LanguageRecommender, LLMConfig
+
+Answer = Literal["auto", "words", "head"]
 
 
-class Pointwise(Recommender):
+class PointwiseConfig(LLMConfig):
+    answer: Answer = Field(
+        "auto",
+        description="words: normalised P(Yes) against P(No) of the next token; head: a linear layer on the text's "
+        "vector; auto: words where the backbone has a language model head.",
+    )
+    pooling: Pooling | None = Field(None, description="Of an encoder: mean, cls or last; its own by default.")
+    prompt: Prompt = Field(default_factory=Prompt, description="Template with named slots.")
+    positive_weight: float | Literal["balanced"] = Field(
+        1.0, description="Weight of positive rows; balanced: so that both classes weigh the same in training."
+    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of a label that goes to the other class.")
+    head_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on what the head reads.")
+    tokens_per_pass: int = Field(TOKENS_PER_PASS, gt=0, description="Tokens that are scored at once; bounds the memory.")
+
+
+class Pointwise(LanguageRecommender):
     """Does the user like the candidate? One prompt a row, as in TALLRec (Bao et al., RecSys 2023, arXiv:2305.00447).
 
-    The prompt holds the user's profile, what the user liked and disliked before, and the candidate; the pooled vector
-    of the backbone goes through a linear head to the logit of P(like). Preference tasks learn from labelled rows,
-    ranking tasks from interactions and drawn negatives; ranking a full catalogue costs a prompt an item, so give it
-    sampled candidates.
+    The prompt holds the user's profile, what the user liked and disliked before, and the candidate. Decoders and
+    encoder-decoders answer in words: the score is log P(Yes) - log P(No) of the next token, and the loss is the cross
+    entropy of that normalised pair, on the answer alone (TALLRec's loss over the whole vocabulary differs by what both
+    words gain over all others, which no score reads). Encoders answer by a linear head on their pooled vector.
+    Preference tasks learn from labelled rows, ranking tasks from interactions and drawn negatives. A decoder reads the
+    part of a prompt before the candidate once for all candidates of a user; others read a prompt a candidate.
     """
 
-    class Config(GradientConfig):
-        batch_size: int = Field(32, gt=0, description="Prompts of a training batch.")
-        eval_batch_size: int = Field(512, gt=0, description="Rows of a scoring batch.")
-        learning_rate: float = Field(5e-4, gt=0, description="Step size of AdamW.")
-        weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay.")
-        max_history: int = Field(10, ge=1, description="Newest items of a history that are read.")
-        backbone: str = Field(DEFAULT_BACKBONE, description="Hub name or local folder.")
-        peft: Peft = Field(default_factory=Peft, description="How the backbone is fine-tuned.")
-        pooling: Pooling | None = Field(None, description="mean, cls or last; the model's own by default.")
-        dtype: DType = Field("auto", description="auto measures whether bfloat16 pays.")
-        max_length: int = Field(256, gt=8, description="Most tokens of a prompt; the oldest history is dropped first.")
-        item_fields: tuple[str, ...] | None = Field(("title",), description="Columns that make an item's text.")
-        prompt: Prompt = Field(default_factory=Prompt, description="Template with named slots.")
-
+    Config = PointwiseConfig
     batch_kind = "pointwise"
-    group = "llm"
     tasks = frozenset({"preference", "ranking"})
     probability = True
+    way: Way = "pointwise"
 
-    def __init__(self, config: Config, catalogue: Catalogue) -> None:
+    def __init__(self, config: PointwiseConfig, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
-        self.backbone = Backbone(config.backbone, config.peft, pooling=config.pooling, dtype=config.dtype)
-        self.pieces = PromptTokens(
-            config.prompt,
+        self.words = _in_words(config)
+        if not self.words and config.zero_shot:
+            raise InputError("zero_shot: a head without training says nothing; use a decoder with answer: words")
+        peft, loading = config.used_peft(), config.loading()
+        if self.words or kind_of(config.backbone, config.trust_remote_code) != "encoder":
+            self.backbone: Backbone = LanguageModel(config.backbone, peft, loading)
+        else:
+            self.backbone = Encoder(config.backbone, peft, loading, pooling=config.pooling)
+        self.reader = self._reader(config.prompt.filled(self.way))
+        if self.words:
+            self.register_buffer("answers", torch.tensor(self.reader.pieces.answer_ids), persistent=False)
+        else:
+            self.head = nn.Linear(self.backbone.hidden_size, 1)
+            nn.init.zeros_(self.head.bias)
+        self.dropout = nn.Dropout(config.head_dropout)
+
+    def _reader(self, template: Template) -> Reader:
+        return Reader(
+            template,
             self.backbone.tokenizer,
-            item_texts(catalogue.items, config.item_fields),
-            user_profiles(catalogue.users),
+            self.catalogue,
+            min(self.config.max_length, self.backbone.max_length),
+            self.config.item_fields,
+            n_tokens=self.backbone.n_tokens,
+            answer_follows=isinstance(self.backbone, LanguageModel) and self.backbone.kind == "decoder",
+            answers=template.answers if self.words else (),
         )
-        self.max_length = min(config.max_length, self.backbone.max_length)
-        self.head = nn.Linear(self.backbone.hidden_size, 1)
-        nn.init.zeros_(self.head.bias)
-        self._tokens = self._computed = self._dropped = self._prompts = 0.0
+
+    @property
+    def active(self) -> Reader:
+        """The reader that is in use."""
+        return self.reader
+
+    @classmethod
+    def examples(cls, config: Any, catalogue: Catalogue, batch: Batch, n: int) -> list[tuple[str, int, int]]:
+        follows = kind_of(config.backbone, config.trust_remote_code) == "decoder"
+        tokenizer = load_tokenizer(config.backbone, config.trust_remote_code)
+        template = config.prompt.filled(cls.way)
+        reader = Reader(
+            template, tokenizer, catalogue, config.max_length, config.item_fields, answer_follows=follows
+        )
+        assert batch.candidates is not None
+        return reader.show(batch, n, candidate=batch.candidates[:, 0])
 
     def batch_spec(self) -> BatchSpec:
+        spec = super().batch_spec()
         # prompts of like length share a batch
-        return replace(super().batch_spec(), cost=lambda batch: torch.from_numpy(self._batch_prompts(batch).lengths))
+        return spec if self.config.zero_shot else replace(spec, cost=lambda batch: _lengths(self.prompts(batch)))
 
-    def _batch_prompts(self, batch: Batch) -> TokenBatch:
+    def prompts(self, batch: Batch) -> TokenBatch:
+        """Return the token lists of a training batch."""
         assert batch.item is not None
-        return self.prompts(batch, batch.item)
+        return self.active.read(batch, batch.item)
 
-    def prompts(self, batch: Batch, item: Tensor, row: np.ndarray | None = None) -> TokenBatch:
-        """Return the token lists of (m,) candidate items; candidate j belongs to row ``row[j]`` of the batch."""
-        history = None
-        if batch.history is not None and batch.history_length is not None:
-            liked = None if batch.history_label is None else batch.history_label.cpu().numpy() > 0.5
-            history = History.from_padded(batch.history.cpu().numpy(), batch.history_length.cpu().numpy(), liked)
-        user = batch.user.cpu().numpy()
-        if row is not None:
-            user, history = user[row], None if history is None else history.take(row)
-        return flat_prompts(self.pieces, self.max_length, item.cpu().numpy(), history, user)
+    # --- training --------------------------------------------------------------------------------------------------
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         assert batch.label is not None
-        prompts = self._batch_prompts(batch)
-        ids, mask = prompts.pad()
-        self._tokens += float(prompts.lengths.sum())
-        self._computed += float(ids.numel())
-        self._dropped += float((prompts.dropped > 0).sum())
-        self._prompts += len(prompts)
-        logit = self.head(self.backbone.encode(ids.to(self.device), mask.to(self.device)))[:, 0]
-        return F.binary_cross_entropy_with_logits(logit, batch.label)
+        prompts = self.prompts(batch)
+        ids, mask = self._padded(prompts)
+        self.active.count(prompts, ids.numel())
+        logit = self.logit(ids, mask, self.vectors(batch, batch.item))
+        smooth = self.config.label_smoothing
+        label = batch.label * (1 - smooth) + smooth / 2
+        weight = self._positive_weight()
+        return F.binary_cross_entropy_with_logits(
+            logit, label, pos_weight=None if weight == 1 else logit.new_tensor(weight)
+        )
+
+    def _positive_weight(self) -> float:
+        wanted = self.config.positive_weight
+        if wanted != "balanced":
+            return float(wanted)
+        rows = self.trainer.datamodule.train_rows  # type: ignore[attr-defined]
+        if rows.negatives is not None:
+            return float(self.config.negatives)
+        positive = float(rows.label[rows.all].sum()) if rows.label is not None else 0.0
+        return (len(rows) - positive) / positive if positive else 1.0
+
+    def logit(self, ids: Tensor, mask: Tensor, vectors: tuple[Tensor, ...] = ()) -> Tensor:
+        """Return (B,) logits of P(like) of padded prompts (B, T)."""
+        if isinstance(self.backbone, Encoder):
+            return self.head(self.dropout(self.backbone.encode(ids, mask, vectors)))[:, 0]
+        assert isinstance(self.backbone, LanguageModel)
+        if self.words:
+            return self._difference(self.backbone.next_logits(ids, mask, vectors))
+        return self.head(self.dropout(self.backbone.last_hidden(ids, mask, vectors)))[:, 0]
+
+    def _difference(self, logits: Tensor) -> Tensor:
+        """Return (B,) logit of P(Yes) / (P(Yes) + P(No)) from next-token logits (B, V)."""
+        pair = logits[:, self.answers]
+        return pair[:, 0] - pair[:, 1]
+
+    def vectors(self, batch: Batch, item: Tensor | None, row: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return the vectors that stand for the embedding slots of prompts; none here."""
+        return ()
+
+    def _padded(self, prompts: TokenBatch, rows: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+        if isinstance(self.backbone, LanguageModel):
+            return self.backbone.pad(prompts, rows)
+        ids, mask = prompts.pad(rows)
+        return ids.to(self.device), mask.to(self.device)
+
+    # --- scoring ---------------------------------------------------------------------------------------------------
 
     def score(self, batch: Batch) -> Tensor:
         candidates = batch.candidates
         if candidates is None:
             candidates = torch.arange(self.n_items, device=self.device).expand(len(batch), -1)
-        row = np.repeat(np.arange(len(batch)), candidates.shape[1])
-        prompts = self.prompts(batch, candidates.reshape(-1), row)
+        shared = candidates.shape[1] > 1 and self.words and self.backbone.kind == "decoder"
         with torch.no_grad(), self.backbone.merged():
-            logit = self.head(encode(self.backbone, prompts))
-        return logit.view(candidates.shape)
+            return self._score_shared(batch, candidates) if shared else self._score_each(batch, candidates)
 
-    def save(self, folder: Path) -> None:
-        super().save(folder)
-        self.backbone.save_adapter(folder / ADAPTER)
+    def _score_each(self, batch: Batch, candidates: Tensor) -> Tensor:
+        """Score by one whole prompt a candidate, passes of like length."""
+        row = np.repeat(np.arange(len(batch)), candidates.shape[1])
+        item = candidates.reshape(-1)
+        prompts = self.active.read(batch, item, row=row)
+        vectors = self.vectors(batch, item, torch.from_numpy(row).to(self.device))
+        out = torch.empty(len(prompts), device=self.device)
+        for rows in length_buckets(prompts.lengths, tokens_per_batch=self.config.tokens_per_pass, seed=None):
+            chosen = torch.from_numpy(rows).to(self.device)
+            out[chosen] = self.logit(*self._padded(prompts, rows), tuple(v[chosen] for v in vectors))
+        return out.view(candidates.shape)
+
+    def _score_shared(self, batch: Batch, candidates: Tensor) -> Tensor:
+        """Score by one pass over what stands before the candidate, and its keys and values for every candidate."""
+        model = self.backbone
+        assert isinstance(model, LanguageModel)
+        heads = self.active.read(batch, section="head")
+        width, budget = candidates.shape[1], self.config.tokens_per_pass
+        out = torch.empty(candidates.shape, device=self.device)
+        for users in length_buckets(heads.lengths, tokens_per_batch=budget, seed=None):
+            chosen = torch.from_numpy(users).to(self.device)
+            state = model.begin(*model.pad(heads, users), self.vectors(batch, None, chosen))
+            row = np.repeat(np.arange(len(users)), width)
+            item = candidates[chosen].reshape(-1)
+            tails = self.active.read(batch, item, row=users[row], section="tail")
+            vectors = self.vectors(batch, item, chosen[torch.from_numpy(row).to(self.device)])
+            flat = torch.empty(len(row), device=self.device)
+            # keys and values of the head are copied for each candidate: they count as much as tokens do
+            for rows in length_buckets(tails.lengths + heads.lengths[users][row] // 4, tokens_per_batch=budget, seed=None):
+                at = torch.from_numpy(rows).to(self.device)
+                ids, mask = model.pad(tails, rows)
+                taken = state.take(torch.from_numpy(row[rows]).to(self.device))
+                logits, _ = model.read_on(taken, ids, mask, vectors=tuple(v[at] for v in vectors))
+                flat[at] = self._difference(logits[:, -1])
+            out[chosen] = flat.view(len(users), width)
+        return out
 
     def report(self) -> dict[str, float]:
-        computed = max(self._computed, 1.0)
-        return {
-            "training_tokens": self._tokens,
-            "padding_share": 1 - self._tokens / computed if self._computed else 0.0,
-            "prompts_cut_share": self._dropped / max(self._prompts, 1.0),
-        }
+        return {**super().report(), **self.reader.report()}
+
+
+def _in_words(config: PointwiseConfig) -> bool:
+    """Return whether the answer is a word."""
+    generates = kind_of(config.backbone, config.trust_remote_code) != "encoder"
+    if config.answer == "words" and not generates:
+        raise InputError(f"answer: words needs a decoder or an encoder-decoder, and '{config.backbone}' is an encoder")
+    return generates and config.answer != "head"
+
+
+def _lengths(prompts: TokenBatch) -> Tensor:
+    return torch.from_numpy(prompts.lengths)

@@ -1,134 +1,84 @@
-"""Prompts: templates with named slots, put together from pieces that are tokenised once; pure functions."""
+"""Prompts: token lists put together from pieces that are tokenised once; pure functions over flat arrays."""
 
 from __future__ import annotations
 
-import heapq
+import datetime
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
+from benchmark.data.batch import Batch
 from benchmark.data.text import TokenTable, flat_index, offsets_of
-from benchmark.errors import InputError, nearest
+from benchmark.errors import InputError
+from benchmark.llm.templates import LISTS, Template, parse
 
-SLOTS = ("profile", "liked", "disliked", "history", "candidate")
-_LISTS = ("liked", "disliked", "history")
-
-
-class Prompt(BaseModel):
-    """A prompt with named slots; each slot may stand at most once.
-
-    Slots: ``{profile}`` of the user; ``{liked}``, ``{disliked}``, ``{history}`` (both) items of the history, oldest
-    first; ``{candidate}`` item. Literal braces are doubled.
-
-    Raises:
-        InputError: an unknown or repeated slot, or a template that is no format string.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    template: str = Field(
-        default="User: {profile}. Liked: {liked}. Disliked: {disliked}. Will the user like {candidate}?",
-        description="Text with slots: {profile} {liked} {disliked} {history} {candidate}.",
-    )
-    separator: str = Field(default=", ", description="Stands between the items of a list.")
-    no_profile: str = Field(default="unknown", description="Stands for the profile of a user of whom nothing is known.")
-    no_items: str = Field(default="nothing", description="Stands for a list without items.")
-
-    @field_validator("template")
-    @classmethod
-    def _known_slots(cls, template: str) -> str:
-        slots = [text for kind, text in _parse(template) if kind == "slot"]
-        for slot in slots:
-            if slot not in SLOTS:
-                raise InputError(f"template '{template}': unknown slot '{slot}'{nearest(slot, SLOTS)}")
-            if slots.count(slot) > 1:
-                raise InputError(f"template '{template}': slot '{slot}' stands more than once")
-        return template
-
-    @property
-    def slots(self) -> tuple[str, ...]:
-        return tuple(text for kind, text in _parse(self.template) if kind == "slot")
-
-    def render(
-        self,
-        profile: str = "",
-        history: Sequence[str] = (),
-        liked: Sequence[bool] | None = None,
-        candidate: str = "",
-    ) -> str:
-        """Return the text of one prompt, for display.
-
-        Args:
-            profile: of the user; "" becomes ``no_profile``.
-            history: item texts, oldest first.
-            liked: whether each was liked; None: all were.
-            candidate: item text.
-        """
-        flags = [True] * len(history) if liked is None else liked
-        chosen = {
-            "liked": [text for text, flag in zip(history, flags, strict=True) if flag],
-            "disliked": [text for text, flag in zip(history, flags, strict=True) if not flag],
-            "history": list(history),
-        }
-        values = {name: self.separator.join(texts) or self.no_items for name, texts in chosen.items()}
-        return self.template.format(profile=profile or self.no_profile, candidate=candidate, **values)
-
-
-def _parse(template: str) -> list[tuple[str, str]]:
-    """Return the parts of a template in order: ("words", text) and ("slot", name)."""
-    parts: list[tuple[str, str]] = []
-    try:
-        for words, slot, form, conversion in string.Formatter().parse(template):
-            if words:
-                # doubled braces come as parts of their own
-                if parts and parts[-1][0] == "words":
-                    words = parts.pop()[1] + words
-                parts.append(("words", words))
-            if slot is not None:
-                if form or conversion:
-                    raise InputError(f"template '{template}': slot '{slot}' takes no format")
-                parts.append(("slot", slot))
-    except ValueError as error:
-        raise InputError(f"template '{template}': {error}; double a brace that is meant literally") from error
-    return parts
+EMBEDDINGS = ("user_embedding", "item_embedding")  # slot j becomes the one token id ``n_tokens + j``
+LABELS = string.ascii_uppercase  # of the options of a list-wise prompt
+_FIRST_MONTH, _MONTHS = 1970, 12 * 131
+Section = Literal["all", "head", "tail"]
 
 
 @dataclass(frozen=True)
 class History:
-    """Histories of B rows, flat: row b is ``items[offsets[b]:offsets[b + 1]]``, oldest first.
+    """Histories of B rows, flat: row b is ``items[offsets[b]:offsets[b + 1]]``, oldest first; H items in all.
 
     Attributes:
         items: (H,) int64 item ids.
         offsets: (B + 1,) int64.
-        liked: (H,) bool.
+        label: (H,) float32 ratings, or likes (1) and dislikes (0).
+        time: (H,) float64 timestamps, or None.
     """
 
     items: np.ndarray
     offsets: np.ndarray
-    liked: np.ndarray
+    label: np.ndarray
+    time: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    @property
+    def liked(self) -> np.ndarray:
+        """(H,) bool."""
+        return self.label > 0.5
+
     @classmethod
-    def from_padded(cls, items: np.ndarray, length: np.ndarray, liked: np.ndarray | None = None) -> History:
-        """Flatten ``Batch.history`` (B, L), padded on the right; ``length`` (B,), ``liked`` (B, L) bool or None."""
+    def from_padded(
+        cls,
+        items: np.ndarray,
+        length: np.ndarray,
+        label: np.ndarray | None = None,
+        time: np.ndarray | None = None,
+    ) -> History:
+        """Flatten (B, L) arrays padded on the right, as a ``Batch`` has them; ``length`` (B,)."""
         real = np.arange(items.shape[1]) < length[:, None]
-        flags = np.ones(int(length.sum()), bool) if liked is None else liked[real]
-        return cls(items[real].astype(np.int64, copy=False), offsets_of(length), flags)
+        flags = np.ones(int(length.sum()), np.float32) if label is None else label[real].astype(np.float32)
+        return cls(
+            items[real].astype(np.int64, copy=False), offsets_of(length), flags, None if time is None else time[real]
+        )
+
+    @classmethod
+    def of(cls, batch: Batch) -> History | None:
+        """Return the histories of a batch, or None where it has none."""
+        if batch.history is None or batch.history_length is None:
+            return None
+        label, time = (
+            None if values is None else values.cpu().numpy() for values in (batch.history_label, batch.history_time)
+        )
+        return cls.from_padded(batch.history.cpu().numpy(), batch.history_length.cpu().numpy(), label, time)
 
     def take(self, rows: np.ndarray) -> History:
         """Return the histories of ``rows`` (m,), in that order; a user with C candidates is taken C times."""
         starts, lengths = self.offsets[:-1][rows], np.diff(self.offsets)[rows]
         index = flat_index(starts, lengths)
-        return History(self.items[index], offsets_of(lengths), self.liked[index])
+        time = None if self.time is None else self.time[index]
+        return History(self.items[index], offsets_of(lengths), self.label[index], time)
 
 
 @dataclass(frozen=True)
@@ -155,16 +105,17 @@ class TokenBatch:
         """(B,) int64."""
         return np.diff(self.offsets)
 
-    def pad(self, rows: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+    def pad(self, rows: np.ndarray | None = None, left: bool = False) -> tuple[Tensor, Tensor]:
         """Return ``input_ids`` and ``attention_mask`` (R, T) int64 of ``rows`` (all by default).
 
-        T is the longest of these rows; padding stands on the right.
+        T is the longest of these rows; padding stands on the right, or on the left.
         """
         starts, lengths = self.offsets[:-1], self.lengths
         if rows is not None:
             starts, lengths = starts[rows], lengths[rows]
         width = int(lengths.max()) if len(lengths) else 0
-        mask = np.arange(width) < lengths[:, None]
+        column = np.arange(width)
+        mask = column >= width - lengths[:, None] if left else column < lengths[:, None]
         ids = np.full(mask.shape, self.pad_id, np.int64)
         ids[mask] = self.tokens[flat_index(starts, lengths)]
         return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
@@ -179,72 +130,169 @@ class _Pieces:
 
 
 class PromptTokens:
-    """A prompt's pieces, tokenised once: fixed words, item texts, user profiles, special tokens.
+    """A prompt's pieces, tokenised once: fixed words, item texts, user profiles, ratings, months, special tokens.
 
     White space at the end of fixed words belongs to the piece that follows, as tokenizers see it; so the joined pieces
     are the tokens of the whole text (where words do not melt into each other without white space between them). White
-    space at the very end of a template is left out.
+    space at the very end of a template belongs to the answer.
 
     Args:
-        prompt: the template.
+        template: what the prompt says.
         tokenizer: a Hugging Face tokenizer with a pad token.
         items: text of each item.
         profiles: profile of each user, "" where nothing is known; not needed without ``{profile}``.
+        ratings: (n,) the ratings that may stand in a history; for ``{rating}``.
+        time_unit: seconds of a unit of the timestamps, None where they are no dates; for ``{time}``.
+        n_tokens: rows of the model's embedding table; for ``{user_embedding}`` and ``{item_embedding}``.
+        answer_follows: the model goes on from here: no closing special tokens, and the chat template's turn. Otherwise
+            the answer is a text of its own (a seq2seq model's decoder says it).
+        answers: words that the model chooses from with one token.
         cache: folder of the token cache, or None.
 
+    Attributes:
+        answer_ids: the token of each of ``answers``. What all of them begin with (a blank of its own, in some small
+            vocabularies) stands at the end of the prompt.
+
     Raises:
-        InputError: the template has ``{profile}`` and there are no profiles.
+        InputError: a slot has nothing that could fill it, or the tokenizer has no token that tells an answer apart.
     """
 
     def __init__(
         self,
-        prompt: Prompt,
+        template: Template,
         tokenizer: Any,
         items: Sequence[str],
         profiles: Sequence[str] = (),
+        *,
+        ratings: np.ndarray | None = None,
+        time_unit: float | None = None,
+        n_tokens: int = 0,
+        answer_follows: bool = False,
+        answers: Sequence[str] = (),
         cache: Path | str | None = None,
     ) -> None:
-        if "profile" in prompt.slots and not profiles:
-            raise InputError(f"template '{prompt.template}' has the slot 'profile', but there are no user profiles")
-        self.prompt = prompt
+        if "profile" in template.slots and not profiles:
+            raise InputError(f"template '{template.text}' has the slot 'profile', but there are no user profiles")
+        self.template, self.tokenizer, self.cache = template, tokenizer, cache
         self.pad_id = int(tokenizer.pad_token_id)
-        self._pool: list[np.ndarray] = []
-        self._size = 0
-        bos, eos = special_tokens(tokenizer)
-        self.bos, self.eos = self._add(_table([bos])), self._add(_table([eos]))
-        separator, between = _split_blank(prompt.separator)
-        self.separator = self._words(separator, "", tokenizer)
-        item_tables: dict[str, _Pieces] = {}
-        self.parts: list[tuple[str, _Pieces]] = []
+        self.time_unit = time_unit
+        self._texts, self._pool, self._size = items, [], 0
+        self._item_tables: dict[str, _Pieces] = {}
+        self.n_tokens = n_tokens
+        parts, bos, eos = _with_special_tokens(template, tokenizer, answer_follows)
+        self.parts: list[tuple[str, _Pieces]] = [("words", self._add(_table([bos])))]
         self.empty: dict[str, _Pieces] = {}
-        self.items: _Pieces | None = None
         lead: str | None = None
-        for kind, text in _parse(prompt.template):
+        for kind, text in parts:
             if kind == "words":
                 words, blank = _split_blank(text)
                 if words:
-                    self.parts.append(("words", self._words(words, lead, tokenizer)))
+                    self.parts.append(("words", self._words(words, lead)))
                     lead = blank
                 else:
                     lead = (lead or "") + blank
                 continue
-            if text == "profile":
-                known = [profile or prompt.no_profile for profile in profiles]
-                pieces = self._add(TokenTable.build(known, tokenizer, lead, cache))
-            else:
-                # one table serves the candidate and the lists where the same blank stands before them
-                before = between if text in _LISTS else lead
-                key = "start" if before is None else f"after {before}"
-                if key not in item_tables:
-                    item_tables[key] = self._add(TokenTable.build(items, tokenizer, before, cache))
-                pieces = item_tables[key]
-                if text in _LISTS:
-                    self.items = pieces
-                    self.empty[text] = self._words(prompt.no_items, lead, tokenizer)
-            self.parts.append((text, pieces))
+            self.parts.append((text, self._slot(text, lead, profiles)))
             lead = ""
+        self.answer_lead = (lead or "") if answer_follows else None
+        shared, self.answer_ids = self._answer_tokens(answers)
+        self.parts.append(("words", self._add(_table([[*shared, *eos]]))))
+        self._build_entries(ratings)
+        self._build_options()
+        # what depends on the candidate comes last: what stands before it is read once for all candidates
+        names = [name for name, _ in self.parts]
+        self.cut = next((i for i, name in enumerate(names) if name in ("candidate", "item_embedding")), len(names))
+        self.lists_in_tail = any(name in LISTS for name in names[self.cut :])
         self.pool = np.concatenate(self._pool) if self._pool else np.zeros(0, np.int32)
-        del self._pool
+        del self._pool, self._texts, self._item_tables
+
+    # --- tokenising ------------------------------------------------------------------------------------------------
+
+    def _slot(self, name: str, lead: str | None, profiles: Sequence[str]) -> _Pieces:
+        if name in EMBEDDINGS:
+            return self._add(_table([[self.n_tokens + EMBEDDINGS.index(name)]]))
+        if name == "profile":
+            return self._many([profile or self.template.no_profile for profile in profiles], lead)
+        if name in LISTS:
+            self.empty[name] = self._words(self.template.no_items, lead)
+            return self.empty[name]
+        if name == "candidates":
+            return self._words("", lead)
+        return self._titles(lead)
+
+    def _build_entries(self, ratings: np.ndarray | None) -> None:
+        """Tokenise what the items of a history are made of."""
+        template = self.template
+        separator, between = _split_blank(template.separator)
+        self.separator = self._words(separator, "")
+        self.ratings = np.zeros(0, np.float32)
+        self.entry: list[tuple[str, _Pieces]] = []
+        if not self.empty:
+            return
+        lead: str | None = between
+        for kind, text in parse(template.entry, "entry"):
+            if kind == "words":
+                words, blank = _split_blank(text)
+                if words:
+                    self.entry.append(("words", self._words(words, lead)))
+                    lead = blank
+                else:
+                    lead = (lead or "") + blank
+                continue
+            if text == "rating":
+                self.ratings = np.unique(np.concatenate([ratings if ratings is not None else [], [0.0, 1.0]]))
+                said: Mapping[float, str] = template.ratings or {}
+                pieces = self._many([said.get(float(r), f"{r:g}") for r in self.ratings], lead)
+            elif text == "time":
+                pieces = self._many(self._months(), lead)
+            else:
+                pieces = self._titles(lead)
+            self.entry.append((text, pieces))
+            lead = ""
+
+    def _months(self) -> list[str]:
+        if self.time_unit is None:
+            raise InputError(
+                f"entry '{self.template.entry}': nothing fills the slot 'time': the data has no timestamps that are "
+                "dates (seconds or milliseconds since 1970)"
+            )
+        days = (datetime.date(_FIRST_MONTH + m // 12, m % 12 + 1, 1) for m in range(_MONTHS))
+        return [day.strftime(self.template.time) for day in days]
+
+    def _build_options(self) -> None:
+        """Tokenise what the options of a list are made of."""
+        self.option: list[tuple[str, _Pieces]] = []
+        separator, between = _split_blank(self.template.option_separator)
+        self.option_separator = self._words(separator, "")
+        if not any(name == "candidates" for name, _ in self.parts):
+            return
+        lead = between
+        for kind, text in parse(self.template.option, "option"):
+            if kind == "words":
+                words, blank = _split_blank(text)
+                if words:
+                    self.option.append(("words", self._words(words, lead)))
+                    lead = blank
+                else:
+                    lead += blank
+                continue
+            self.option.append((text, self._many(list(LABELS), lead) if text == "label" else self._titles(lead)))
+            lead = ""
+
+    def _titles(self, lead: str | None) -> _Pieces:
+        """Return the item texts; one table serves every place where the same blank stands before them."""
+        key = "start" if lead is None else f"after {lead}"
+        if key not in self._item_tables:
+            self._item_tables[key] = self._many(self._texts, lead)
+        return self._item_tables[key]
+
+    def _many(self, texts: Sequence[str], lead: str | None) -> _Pieces:
+        return self._add(TokenTable.build(texts, self.tokenizer, lead, self.cache))
+
+    def _words(self, text: str, lead: str | None) -> _Pieces:
+        if not text:
+            return self._add(_table([[]]))
+        return self._add(TokenTable.build([text], self.tokenizer, lead))
 
     def _add(self, table: TokenTable) -> _Pieces:
         pieces = _Pieces(table.offsets[:-1] + self._size, table.lengths)
@@ -252,8 +300,85 @@ class PromptTokens:
         self._size += len(table.tokens)
         return pieces
 
-    def _words(self, text: str, lead: str | None, tokenizer: Any) -> _Pieces:
-        return self._add(TokenTable.build([text], tokenizer, lead))
+    # --- what a batch needs ----------------------------------------------------------------------------------------
+
+    def entry_rows(self, name: str, history: History, index: np.ndarray) -> np.ndarray:
+        """Return which piece of an entry's part each of the history items ``index`` (m,) takes: (m,) int64."""
+        if name == "title":
+            return history.items[index]
+        if name == "rating":
+            place = np.searchsorted(self.ratings, history.label[index])
+            return np.minimum(place, len(self.ratings) - 1)
+        if name == "time":
+            if history.time is None:
+                raise InputError(f"entry '{self.template.entry}': nothing fills the slot 'time': no timestamps")
+            seconds = (history.time[index] * (self.time_unit or 1)).astype("datetime64[s]")
+            return np.clip(seconds.astype("datetime64[M]").astype(np.int64), 0, _MONTHS - 1)
+        return np.zeros(len(index), np.int64)
+
+    def _answer_tokens(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Return the tokens that all answers begin with, and the one token behind them that tells each apart."""
+        table = TokenTable.build(words, self.tokenizer, self.answer_lead) if words else _table([])
+        rows = [table.tokens[a:b].tolist() for a, b in zip(table.offsets[:-1], table.offsets[1:], strict=True)]
+        shared: list[int] = []
+        while self.answer_lead is not None and rows and all(len(r) > 1 and r[0] == rows[0][0] for r in rows):
+            shared.append(rows[0][0])
+            rows = [row[1:] for row in rows]
+        ids = [row[0] if len(row) == 1 else -1 for row in rows]
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        for word, row, number in zip(words, rows, ids, strict=True):
+            if number in (-1, unknown) or ids.count(number) > 1:
+                raise InputError(
+                    f"prompt.answers: the tokenizer has no single token for '{word}' after this prompt (found "
+                    f"{len(row)}, or one that it shares with another answer); choose other words, such as [A, B]"
+                )
+        return shared, ids
+
+    def answers(self, words: Sequence[str]) -> TokenTable:
+        """Return the tokens of many answers that stand after the prompt."""
+        return TokenTable.build(words, self.tokenizer, self.answer_lead, self.cache)
+
+    def text(self, tokens: np.ndarray) -> str:
+        """Return what a token list says; vectors are shown by the name of their slot."""
+        shown, run = "", []
+        for token in [*tokens.tolist(), None]:
+            if token is not None and (not self.n_tokens or token < self.n_tokens):
+                run.append(token)
+                continue
+            shown += self.tokenizer.decode(run) if run else ""
+            run = []
+            if token is not None:
+                shown += f"<{EMBEDDINGS[token - self.n_tokens]}>"
+        return shown
+
+
+def _with_special_tokens(
+    template: Template, tokenizer: Any, answer_follows: bool
+) -> tuple[list[tuple[str, str]], list[int], list[int]]:
+    """Return the parts with a chat template around them, and the special tokens before and after."""
+    parts = template.parts
+    has = getattr(tokenizer, "chat_template", None) is not None
+    if template.chat and not has:
+        raise InputError("prompt.chat: this tokenizer has no chat template; leave it out")
+    if not answer_follows or template.chat is False or not has:
+        bos, eos = special_tokens(tokenizer)
+        return parts, bos, [] if answer_follows else eos
+    mark = "\x00prompt\x00"
+    messages = [{"role": "user", "content": mark}]
+    if template.system:
+        messages.insert(0, {"role": "system", "content": template.system})
+    around = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    before, _, after = around.partition(mark)
+    # white space before the answer is the chat template's own
+    if parts and parts[-1][0] == "words":
+        parts = [*parts[:-1], ("words", parts[-1][1].rstrip())]
+    joined: list[tuple[str, str]] = []
+    for kind, text in [("words", before), *parts, ("words", after)]:
+        if kind == "words" and joined and joined[-1][0] == "words":
+            text = joined.pop()[1] + text
+        if text:
+            joined.append((kind, text))
+    return joined, [], []
 
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -275,32 +400,20 @@ def _split_blank(text: str) -> tuple[str, str]:
     return words, text[len(words) :]
 
 
-def assemble(
-    pieces: PromptTokens,
-    max_length: int,
-    candidate: np.ndarray | None = None,
-    history: History | None = None,
-    profile: np.ndarray | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ``input_ids`` (B, T) int64, ``attention_mask`` (B, T) int64 and the number of dropped history items (B,).
-
-    T <= ``max_length`` is the longest prompt of the batch; see ``flat_prompts`` for the arguments.
-    """
-    prompts = flat_prompts(pieces, max_length, candidate, history, profile)
-    return (*prompts.pad(), torch.from_numpy(prompts.dropped))
-
-
 def flat_prompts(
     pieces: PromptTokens,
     max_length: int,
     candidate: np.ndarray | None = None,
     history: History | None = None,
     profile: np.ndarray | None = None,
+    options: np.ndarray | None = None,
+    section: Section = "all",
 ) -> TokenBatch:
     """Put the tokens of B prompts together; no tokenizer is called, and no loop runs over rows.
 
     Where a prompt has more than ``max_length`` tokens, its oldest history items are dropped, then the end of its
-    profile is cut; the candidate and the fixed words never are.
+    profile is cut; candidates, options and fixed words never are. Room is kept for the longest item of the catalogue,
+    so that what a user's prompt holds does not depend on the candidate.
 
     Args:
         pieces: the prompt's pieces.
@@ -308,74 +421,104 @@ def flat_prompts(
         candidate: (B,) item ids, for ``{candidate}``.
         history: of B rows, for ``{liked}``, ``{disliked}``, ``{history}``.
         profile: (B,) user ids, for ``{profile}``.
+        options: (B, C) item ids, for ``{candidates}``.
+        section: all of it, or what stands before the candidate (head), or the rest (tail).
 
     Raises:
-        InputError: a slot's argument is missing, or candidate and fixed words alone exceed ``max_length`` tokens.
+        InputError: a slot's argument is missing, or fixed words and items alone exceed ``max_length`` tokens.
     """
-    given = {"candidate": candidate, "profile": profile, **dict.fromkeys(_LISTS, history)}
-    for slot in pieces.prompt.slots:
-        if given[slot] is None:
-            raise InputError(f"template '{pieces.prompt.template}': nothing was given for the slot '{slot}'")
-    n = next((len(rows) for rows in (candidate, history, profile) if rows is not None), 1)
+    chosen_parts = {"all": pieces.parts, "head": pieces.parts[: pieces.cut], "tail": pieces.parts[pieces.cut :]}[section]
+    given = {"candidate": candidate, "profile": profile, "candidates": options, **dict.fromkeys(LISTS, history)}
+    for name, _ in chosen_parts:
+        if name in given and given[name] is None:
+            raise InputError(f"template '{pieces.template.text}': nothing was given for the slot '{name}'")
+    n = next((len(rows) for rows in (candidate, history, profile, options) if rows is not None), 1)
+    option_length = np.zeros(n, np.int64) if options is None else _options_length(pieces, options)
 
-    fixed = np.full(n, int(pieces.bos.length[0] + pieces.eos.length[0]), np.int64)
+    fixed = option_length.copy()
     profile_length = np.zeros(n, np.int64)
     for name, table in pieces.parts:
-        if name == "words":
-            fixed += table.length[0]
-        elif name == "candidate":
-            fixed += table.length[candidate]
+        if name == "candidate":
+            fixed += int(table.length.max())
         elif name == "profile":
-            profile_length = table.length[profile]
+            profile_length = table.length[profile] if profile is not None else profile_length
         else:
-            fixed += pieces.empty[name].length[0]
+            fixed += int(table.length[0])
     if n and int(fixed.max()) > max_length:
-        row = int(fixed.argmax())
-        item = "" if candidate is None else f" with candidate item {int(candidate[row])}"
+        longest = next((int(table.length.argmax()) for name, table in pieces.parts if name == "candidate"), None)
+        item = "" if longest is None else f" (candidate item {longest}, the longest)"
         raise InputError(
-            f"a prompt{item} needs {int(fixed[row])} tokens without profile and history, but max_length is "
+            f"a prompt{item} needs {int(fixed.max())} tokens without profile and history, but max_length is "
             f"{max_length}: raise max_length or shorten the item text"
         )
     profile_length = np.minimum(profile_length, max_length - fixed)
 
-    lists = [name for name in pieces.prompt.slots if name in _LISTS]
-    kept, dropped = _fit(pieces, lists, history, max_length - fixed - profile_length)
+    lists = [name for name, _ in pieces.parts if name in LISTS]
+    inside = any(name in LISTS for name, _ in chosen_parts)
+    kept, dropped = _fit(pieces, lists if inside else [], history, max_length - fixed - profile_length)
 
     # every prompt is a row of segments (start in the pool, length); first their number, then their places
-    counts = np.ones((n, len(pieces.parts) + 2), np.int64)
-    for column, (name, _) in enumerate(pieces.parts, 1):
-        if name in _LISTS:
-            counts[:, column] = np.maximum(2 * np.bincount(kept[name].row, minlength=n) - 1, 1)
+    entry, option = len(pieces.entry) + 1, len(pieces.option) + 1
+    counts = np.ones((n, len(chosen_parts)), np.int64)
+    for column, (name, _) in enumerate(chosen_parts):
+        if name in LISTS:
+            counts[:, column] = np.maximum(entry * np.bincount(kept[name].row, minlength=n) - 1, 1)
+        elif name == "candidates":
+            assert options is not None
+            counts[:, column] = option * options.shape[1] - 1
     first = offsets_of(counts.ravel())[:-1].reshape(counts.shape)
     start, length = np.zeros(int(counts.sum()), np.int64), np.zeros(int(counts.sum()), np.int64)
-    start[first[:, 0]], length[first[:, 0]] = pieces.bos.start[0], pieces.bos.length[0]
-    start[first[:, -1]], length[first[:, -1]] = pieces.eos.start[0], pieces.eos.length[0]
-    for column, (name, table) in enumerate(pieces.parts, 1):
+
+    def put(place: np.ndarray, table: _Pieces, rows: Any) -> None:
+        start[place], length[place] = table.start[rows], table.length[rows]
+
+    for column, (name, table) in enumerate(chosen_parts):
         at = first[:, column]
-        if name == "words":
-            start[at], length[at] = table.start[0], table.length[0]
-        elif name == "candidate":
-            start[at], length[at] = table.start[candidate], table.length[candidate]
+        if name == "candidate":
+            put(at, table, candidate)
         elif name == "profile":
             start[at], length[at] = table.start[profile], profile_length
-        else:
-            start[at], length[at] = pieces.empty[name].start[0], pieces.empty[name].length[0]
+        elif name == "candidates":
+            assert options is not None
+            place = at[:, None] + option * np.arange(options.shape[1])
+            for j, (kind, part) in enumerate(pieces.option):
+                number = np.broadcast_to(np.arange(options.shape[1]), options.shape)
+                put(place + j, part, {"label": number, "title": options}.get(kind, np.zeros_like(options)))
+            put(place[:, 1:] - 1, pieces.option_separator, 0)
+        elif name in LISTS:
+            put(at, pieces.empty[name], 0)
             chosen = kept[name]
-            place = at[chosen.row] + 2 * chosen.rank
-            start[place], length[place] = table.start[chosen.item], table.length[chosen.item]
-            before = place[chosen.rank > 0] - 1
-            start[before], length[before] = pieces.separator.start[0], pieces.separator.length[0]
+            place = at[chosen.row] + entry * chosen.rank
+            for j, (kind, part) in enumerate(pieces.entry):
+                assert history is not None
+                put(place + j, part, pieces.entry_rows(kind, history, chosen.index))
+            put(place[chosen.rank > 0] - 1, pieces.separator, 0)
+        else:
+            put(at, table, 0)
     row_length = np.add.reduceat(length, first[:, 0]) if n else np.zeros(0, np.int64)
     return TokenBatch(pieces.pool[flat_index(start, length)], offsets_of(row_length), dropped, pieces.pad_id)
 
 
+def _options_length(pieces: PromptTokens, options: np.ndarray) -> np.ndarray:
+    """Return (B,) tokens of each row's options."""
+    total = np.full(len(options), int(pieces.option_separator.length[0]) * (options.shape[1] - 1), np.int64)
+    for kind, part in pieces.option:
+        if kind == "title":
+            total += part.length[options].sum(1)
+        elif kind == "label":
+            total += int(part.length[: options.shape[1]].sum())
+        else:
+            total += int(part.length[0]) * options.shape[1]
+    return total
+
+
 @dataclass(frozen=True)
 class _Chosen:
-    """Items of one list: the row each stands in, its place among the row's items (0 is the oldest), its id."""
+    """Items of one list: the row each stands in, its place among the row's items (0 is the oldest), its history item."""
 
     row: np.ndarray
     rank: np.ndarray
-    item: np.ndarray
+    index: np.ndarray
 
 
 def _fit(
@@ -388,16 +531,17 @@ def _fit(
     member = {name: _member(name, history.liked) for name in lists}
     used = np.flatnonzero(np.logical_or.reduce(list(member.values())))
     row = np.repeat(np.arange(len(room)), np.diff(history.offsets))[used]
-    item = history.items[used]
     begins = offsets_of(np.bincount(row, minlength=len(room)))
-    assert pieces.items is not None
+    own = np.zeros(len(used), np.int64)
+    for kind, part in pieces.entry:
+        own += part.length[pieces.entry_rows(kind, history, used)]
     cost = np.zeros(len(used), np.int64)
     for name in lists:
         mine = member[name][used]
         newer = _count_after(mine, row, begins)
         # the newest item of a list takes the place of the words for an empty one; others bring a separator
         extra = np.where(newer == 0, -pieces.empty[name].length[0], pieces.separator.length[0])
-        cost += np.where(mine, pieces.items.length[item] + extra, 0)
+        cost += np.where(mine, own + extra, 0)
     # tokens of the k newest items, for every k; the largest k that fits wins
     total = _sum_from(cost, row, begins)
     index = np.arange(len(used))
@@ -411,7 +555,7 @@ def _fit(
         mine = keep & member[name][used]
         rows = row[mine]
         ends = offsets_of(np.bincount(rows, minlength=len(room)))
-        chosen[name] = _Chosen(rows, np.arange(len(rows)) - ends[rows], item[mine])
+        chosen[name] = _Chosen(rows, np.arange(len(rows)) - ends[rows], used[mine])
     return chosen, dropped
 
 
@@ -431,82 +575,3 @@ def _sum_from(values: np.ndarray, row: np.ndarray, begins: np.ndarray) -> np.nda
 def _count_after(flags: np.ndarray, row: np.ndarray, begins: np.ndarray) -> np.ndarray:
     """Return for each value how many later flags of its row are set."""
     return _sum_from(flags.astype(np.int64), row, begins) - flags
-
-
-def length_buckets(
-    lengths: np.ndarray,
-    batch_size: int | None = None,
-    tokens_per_batch: int | None = None,
-    seed: int | None = 0,
-    max_waste: float = 0.05,
-    chunk: int = 128,
-) -> list[np.ndarray]:
-    """Return batches of rows of near equal length, so that little padding is computed.
-
-    Rows are shuffled, sorted by length within chunks of ``chunk`` batches, cut, and the batches are shuffled. Where the
-    padding would exceed ``max_waste`` of all computed tokens (few rows, or a long tail), the batches with most
-    padding are cut in two.
-
-    Args:
-        lengths: (n,) tokens of each row.
-        batch_size: most rows of a batch; or
-        tokens_per_batch: most tokens of a padded batch (a longer row is a batch by itself).
-        seed: of the shuffles; the same seed gives the same batches. None: no shuffle, shortest batch first (scoring).
-        max_waste: largest share of padding over all batches, 0 <= max_waste < 1.
-        chunk: batches that are sorted together; more is less padding and less chance.
-
-    Raises:
-        InputError: not exactly one of ``batch_size`` and ``tokens_per_batch`` is given, or it is not positive.
-    """
-    size = batch_size if tokens_per_batch is None else tokens_per_batch
-    if (batch_size is None) == (tokens_per_batch is None) or size is None or size < 1:
-        raise InputError(
-            f"length_buckets: expected batch_size or tokens_per_batch (>= 1), got {batch_size} and {tokens_per_batch}"
-        )
-    lengths = np.asarray(lengths)
-    if not len(lengths):
-        return []
-    rng = np.random.default_rng(seed)
-    order = np.arange(len(lengths)) if seed is None else rng.permutation(len(lengths))
-    rows_per_batch = batch_size or max(1, int(size // max(1.0, float(lengths.mean()))))
-    step = len(lengths) if seed is None else chunk * rows_per_batch
-    batches: list[np.ndarray] = []
-    for begin in range(0, len(order), step):
-        part = order[begin : begin + step]
-        part = part[np.argsort(lengths[part], kind="stable")]
-        if batch_size is not None:
-            batches += np.split(part, range(batch_size, len(part), batch_size))
-            continue
-        end = len(part)
-        while end:
-            rows = min(end, max(1, size // max(1, int(lengths[part[end - 1]]))))
-            batches.append(part[end - rows : end])
-            end -= rows
-    batches = _split_wasteful(batches, lengths, max_waste)
-    if seed is None:
-        return sorted(batches, key=lambda batch: int(lengths[batch[-1]]))
-    return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def _split_wasteful(batches: list[np.ndarray], lengths: np.ndarray, max_waste: float) -> list[np.ndarray]:
-    """Cut the batch (sorted by length) with most padding at its best place, until ``max_waste`` holds."""
-
-    def padding(batch: np.ndarray) -> int:
-        own = lengths[batch]
-        return int(own[-1]) * len(own) - int(own.sum())
-
-    real = int(lengths.sum())
-    heap = [(-padding(batch), i, batch) for i, batch in enumerate(batches)]
-    heapq.heapify(heap)
-    waste, number = -sum(entry[0] for entry in heap), len(heap)
-    while waste > max_waste * (real + waste):
-        most, _, batch = heapq.heappop(heap)
-        own = lengths[batch]
-        head = np.arange(1, len(own))
-        cut = int(np.argmin(head * own[:-1] + (len(own) - head) * own[-1])) + 1
-        waste += most
-        for part in (batch[:cut], batch[cut:]):
-            heapq.heappush(heap, (-padding(part), number, part))
-            waste += padding(part)
-            number += 1
-    return [entry[2] for entry in heap]

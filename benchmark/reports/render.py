@@ -21,6 +21,7 @@ GROUP_TITLES = {
     "collaborative": "Collaborative",
     "sequential": "Sequential",
     "content": "Content",
+    "llm-zero-shot": "LLM zero-shot",
     "llm": "LLM fine-tuned",
 }
 

@@ -14,7 +14,7 @@ from benchmark.evaluation.significance import bootstrap_interval
 from benchmark.experiment import Experiment
 from benchmark.runs.record import RunRecord, RunStore
 
-GROUPS = ("trivial", "collaborative", "sequential", "content", "llm")
+GROUPS = ("trivial", "collaborative", "sequential", "content", "llm-zero-shot", "llm")
 ABBREVIATIONS = {"auc", "uauc", "gauc", "mrr", "map", "ndcg", "ece", "f1"}
 
 

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,9 @@ import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.seed import isolate_rng
 
+from benchmark.data.budget import few_shot
 from benchmark.data.datamodule import RecDataModule
 from benchmark.data.eval_rows import EvalRows
 from benchmark.data.schema import ITEM_ID, USER_ID, Dataset, SplitData
@@ -49,12 +50,17 @@ class PreparedData:
 
 
 def run_key(spec: RunSpec, data_fingerprint: str) -> str:
-    """Return the identity of a run: hash of the resolved spec, the data's content and the code version."""
-    identity = {
+    """Return the identity of a run: hash of the resolved spec, the data's content and the code version.
+
+    The keys of the models it stands on are part of it: a change of their code makes this a new run too.
+    """
+    identity: dict[str, Any] = {
         "spec": spec.resolved(),
         "data": data_fingerprint,
         "code": code_version(spec.class_path.rpartition(".")[0]),
     }
+    if spec.stages:
+        identity["stages"] = {role: run_key(stage, data_fingerprint) for role, stage in spec.stages.items()}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -67,7 +73,8 @@ def execute(
 ) -> RunRecord:
     """Run ``spec`` and store its record; a run that fails is recorded as failed, with its traceback in ``error.log``.
 
-    Training goes on from the last checkpoint where an earlier attempt was interrupted.
+    Training goes on from the last checkpoint where an earlier attempt was interrupted. The models that the run stands
+    on are taken from the store; where one of them is missing or failed, the run fails with one line that says so.
 
     Raises:
         InputError: the record cannot be written. Anything a model raises is recorded instead.
@@ -104,6 +111,7 @@ def execute(
             record.status = "finished"
         except InputError as error:
             record.error = str(error)
+            (folder / LOG).unlink(missing_ok=True)  # of an earlier attempt
         except Exception as error:
             if no_space(error):
                 # every other run would end in the same way
@@ -129,7 +137,6 @@ def _run(
     callbacks: Sequence[Callback],
     loggers: Sequence[Logger],
 ) -> None:
-    seed_everything(spec.seed, verbose=False)
     folder = store.folder(record.key)
     seconds: dict[str, float] = {"prepare": data.seconds}
     clock = time.perf_counter()
@@ -140,8 +147,9 @@ def _run(
         seconds[stage] = now - clock
         clock = now
 
-    model = spec.model_class()(spec.config, data.split.catalogue())
-    module = RecDataModule(data.split, spec.task, model.batch_spec(), spec.seed, spec.limit_train, spec.split_seed)
+    split = few_shot(data.split, spec.task, spec.limit_train, spec.split_seed)
+    model = _build(spec, split, data, store)
+    module = RecDataModule(split, spec.task, model.batch_spec(), spec.seed)
     lap("build")
     stopping = spec.trainer.early_stopping
     monitor = f"valid/{stopping.monitor}"
@@ -204,6 +212,34 @@ def _run(
     if torch.cuda.is_available():
         record.peak_memory["device"] = torch.cuda.max_memory_allocated()
     _store_outcome(model, data.split, store, record)
+
+
+def _build(spec: RunSpec, split: SplitData, data: PreparedData, store: RunStore) -> Recommender:
+    """Return the untrained model on ``split`` (the data within its budget), standing on its stages.
+
+    The random generators are left as the seed of the run and the model's own draws made them.
+    """
+    stages = {role: _stage(role, stage, data, store) for role, stage in spec.stages.items()}
+    seed_everything(spec.seed, verbose=False)  # behind the stages: loading them must not change the model's draws
+    model = spec.model_class()(spec.config, split.catalogue(cache=store.root / "tokens"))
+    if stages:
+        model.attach(stages)
+    return model
+
+
+def _stage(role: str, stage: RunSpec, data: PreparedData, store: RunStore) -> Recommender:
+    """Return a trained model for another one to stand on: in eval mode and frozen.
+
+    Raises:
+        InputError: it has no finished run in the store.
+    """
+    record = store.get(run_key(stage, data.fingerprint))
+    if record is None or record.status != "finished":
+        error = "it has no record; run it first" if record is None else record.error
+        raise InputError(f"its {role} '{stage.label}' failed: {error}")
+    model = load_model(stage, data, store)
+    model.requires_grad_(False)
+    return model
 
 
 def _store_outcome(model: Recommender, split: SplitData, store: RunStore, record: RunRecord) -> None:
@@ -293,10 +329,16 @@ class Curve(Callback):
         self.rows = list(state_dict["rows"])
 
 
-def load_model(spec: RunSpec, data: PreparedData, folder: Path) -> Recommender:
-    """Return the trained model of a finished run, from the weights in its folder."""
-    model = spec.model_class()(spec.config, data.split.catalogue())
-    model.restore(folder / CHECKPOINT)
+def load_model(spec: RunSpec, data: PreparedData, store: RunStore) -> Recommender:
+    """Return the trained model of a finished run, in eval mode, standing on its stages; all from the store.
+
+    Raises:
+        InputError: a model it stands on has no finished run in the store, or its weights are another model's.
+    """
+    split = few_shot(data.split, spec.task, spec.limit_train, spec.split_seed)
+    with isolate_rng():  # built under the run's own seed, of which the caller notices nothing
+        model = _build(spec, split, data, store)
+    model.restore(store.folder(run_key(spec, data.fingerprint)) / CHECKPOINT)
     return model.eval()
 
 

@@ -117,6 +117,8 @@ def run(
 ) -> list[RunRecord]:
     """Execute every run of ``experiment`` that has no record yet; return all records in the order of the file.
 
+    Runs go in the order of the file too, except that a model which others stand on comes before them.
+
     Args:
         experiment: what to run.
         runs: folder of records and of the data cache.
@@ -132,7 +134,9 @@ def run(
     store = RunStore(runs)
     data = data or prepare(experiment, runs)
     planned = plan(experiment, data, store)
-    todo = [p for p in planned if p.state in ("to do", "to continue") or (retry_failed and p.state == "failed")]
+    chosen = [p for p in planned if p.state in ("to do", "to continue") or (retry_failed and p.state == "failed")]
+    todo = _stages_first(chosen)
+    done: set[str] = set()
     records = {p.key: p.record for p in planned}
     if todo and (line := notice(experiment.tracking.wandb)) and line not in _SAID:
         _SAID.add(line)
@@ -140,7 +144,7 @@ def run(
     times = expected_seconds(store, planned, expected or {})
     with LiveView(console, [p.spec for p in todo], times) as view:
         for item in todo:
-            if records[item.key] is not None and item.state == "to do":
+            if item.key in done:
                 view.todo.remove(item.spec)  # the same run under another label
                 continue
             start = time.perf_counter()
@@ -149,8 +153,26 @@ def run(
             record = execute(item.spec, data, store, [progress], [mirror] if mirror else [])
             close_mirror(mirror, record)
             records[item.key] = record
+            done.add(item.key)
             view.end(item.spec, record, time.perf_counter() - start)
     return [named(records[p.key], p.spec) for p in planned]
+
+
+def _stages_first(chosen: Sequence[Planned]) -> list[Planned]:
+    """Return the runs in their order, except that what a run stands on comes before it."""
+    waiting = {(p.spec.label, p.spec.seed): p for p in chosen}
+    ordered: dict[tuple[str, int], Planned] = {}
+
+    def visit(spec: RunSpec) -> None:
+        for stage in spec.stages.values():
+            visit(stage)  # through finished ones too: what they stand on is loaded with them
+        name = (spec.label, spec.seed)
+        if name in waiting:
+            ordered.setdefault(name, waiting[name])
+
+    for item in chosen:
+        visit(item.spec)
+    return list(ordered.values())
 
 
 def named(record: RunRecord | None, spec: RunSpec) -> RunRecord:

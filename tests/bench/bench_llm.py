@@ -273,6 +273,7 @@ def through_lightning(small: bool) -> dict[str, Any]:
 
     from lightning import Trainer
 
+    from benchmark.data.budget import few_shot
     from benchmark.data.datamodule import RecDataModule
     from benchmark.data.sources import MovieLens100K
     from benchmark.data.split import Temporal, split
@@ -281,10 +282,10 @@ def through_lightning(small: bool) -> dict[str, Any]:
 
     n = SMALL if small else N
     task = Task(kind="preference", metrics=("auc",), split=Temporal())
-    data = split(MovieLens100K().load(), task.split)
+    data = few_shot(split(MovieLens100K().load(), task.split), task, n, seed=0)
     torch.manual_seed(0)
     model = Pointwise(Pointwise.Config(), data.catalogue())
-    module = RecDataModule(data, task, model.batch_spec(), limit_train=n)
+    module = RecDataModule(data, task, model.batch_spec())
     batches: list[Batch] = []
     for batch in module.train_dataloader():
         assert batch.item is not None

@@ -51,9 +51,8 @@ def dataset(with_time: bool = True, with_rating: bool = True, seed: int = 0) -> 
 
 def module(data: SplitData, task: Task, **options: Any) -> RecDataModule:
     seed = options.pop("seed", 0)
-    limit = options.pop("limit_train", None)
     spec = BatchSpec(**{"kind": "pointwise", "batch_size": 7, "eval_batch_size": 4, **options})
-    return RecDataModule(data, task, spec, seed, limit)
+    return RecDataModule(data, task, spec, seed)
 
 
 def epoch(loader: Any, number: int = 0) -> list[Batch]:
@@ -358,13 +357,14 @@ def test_rows_of_like_cost_share_a_batch() -> None:
     assert spread(cost=cost) < spread() / 2
 
 
-def test_limits_take_a_seeded_sample() -> None:
+@pytest.mark.parametrize("kind", ["ranking", "preference"])
+def test_limits_judge_a_seeded_sample(kind: Any) -> None:
     data = split(dataset(), SPLITS["temporal"], 0)
-    (first,), (second,) = (
-        epoch(module(data, Task(), kind="whole", limit_train=11).train_dataloader()) for _ in range(2)
-    )
-    assert len(first) == 11
-    assert torch.equal(first.user, second.user)
+    task = Task(kind=kind, metrics=("auc",), limit_valid=5, limit_test=7)
+    first, second, everything = (module(data, t) for t in (task, task, Task(kind=kind, metrics=("auc",))))
+    assert (len(first.rows("valid")), len(first.rows("test"))) == (5, 7)
+    assert torch.equal(first.rows("test").user, second.rows("test").user)
+    assert set(first.rows("test").user.tolist()) <= set(everything.rows("test").user.tolist())
 
 
 def test_a_preference_task_needs_ratings() -> None:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from benchmark.llm import backbone
+from benchmark.llm import precision
 
 
 @pytest.fixture(scope="package", autouse=True)
 def _float32() -> Iterator[None]:
     """Let ``dtype: auto`` mean float32: a processor with fast bfloat16 would choose it, and no equality would hold."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbone, "fastest_dtype", lambda device, width: torch.float32)
+        patch.setattr(precision, "fastest_dtype", lambda device, width: torch.float32)
         yield

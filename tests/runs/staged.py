@@ -1,0 +1,83 @@
+"""Models that stand on others, as an author writes them; and one that fails while a test wants it to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from benchmark.data.batch import Batch, BatchSpec
+from benchmark.data.schema import Catalogue
+from benchmark.recommender import ModelConfig, Recommender
+
+
+class Staged(Recommender):
+    """The scores of a first stage, plus some popularity, plus a little noise that is drawn and not kept."""
+
+    class Config(ModelConfig):
+        first_stage: str | None = Field(None, description="Label of the model whose scores are read.")
+        bonus: float = Field(0.1, description="Weight of the popularity.")
+
+    batch_kind = "whole"
+    count: Tensor
+    noise: Tensor
+
+    def __init__(self, config: ModelConfig, catalogue: Catalogue) -> None:
+        super().__init__(config, catalogue)
+        self.register_buffer("count", torch.zeros(self.n_items))
+        self.register_buffer("noise", torch.rand(self.n_items), persistent=False)
+        self.n_train = len(catalogue.train)
+        self.stages: dict[str, Recommender] = {}  # no submodules: their weights are not this model's
+
+    @classmethod
+    def stages_of(cls, config: Any) -> dict[str, str]:
+        return {} if config.first_stage is None else {"first_stage": config.first_stage}
+
+    def attach(self, stages: dict[str, Recommender]) -> None:
+        self.stages = stages
+
+    def batch_spec(self) -> BatchSpec:
+        longest = [stage.batch_spec().max_history for stage in self.stages.values()]
+        return replace(super().batch_spec(), max_history=max(longest, default=0))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        assert batch.item is not None
+        self.count.copy_(torch.bincount(batch.item, minlength=self.n_items))
+
+    def score(self, batch: Batch) -> Tensor:
+        own = self.config.bonus * self.count + 0.01 * self.noise
+        scores = self.pick(own.expand(len(batch), -1), batch)
+        for stage in self.stages.values():
+            wanted = batch.newest(stage.batch_spec().max_history)
+            scores = scores + stage.to(self.device).score(wanted)
+        return scores
+
+    def report(self) -> dict[str, float]:
+        return {"drawn": float(self.noise[0]), "n_train": float(self.n_train)}
+
+
+class Fragile(Recommender):
+    """Popularity, unless ``broken``."""
+
+    class Config(ModelConfig):
+        power: float = 1.0
+
+    batch_kind = "whole"
+    broken = False
+    count: Tensor
+
+    def __init__(self, config: ModelConfig, catalogue: Catalogue) -> None:
+        super().__init__(config, catalogue)
+        self.register_buffer("count", torch.zeros(self.n_items))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        if self.broken:
+            raise RuntimeError("the matrix is singular")
+        assert batch.item is not None
+        self.count.copy_(torch.bincount(batch.item, minlength=self.n_items) ** self.config.power)
+
+    def score(self, batch: Batch) -> Tensor:
+        return self.pick(self.count.expand(len(batch), -1), batch)
