@@ -36,14 +36,24 @@ Results = Annotated[Path, typer.Option("--results", help="Folder the tables are 
 
 
 @app.command()
-def prepare(file: File, overrides: Overrides = None, runs: Runs = Path("runs")) -> None:
-    """Load, filter and split the data; show what each step dropped and what the split leaks."""
+def prepare(
+    file: File,
+    overrides: Overrides = None,
+    show: Annotated[int, typer.Option("--show", min=0, help="Show so many prompts of each language model.")] = 0,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Load, filter and split the data; show what each step dropped, what the split leaks, what prompts look like."""
     console = _console()
     for experiment in _load(file, overrides):
         from benchmark.reports.data import show_data
         from benchmark.runs.run import prepare as prepare_data
 
-        show_data(experiment, prepare_data(experiment, runs), console)
+        data = prepare_data(experiment, runs)
+        show_data(experiment, data, console)
+        if show:
+            from benchmark.reports.prompts import show_prompts
+
+            show_prompts(experiment, data, show, console)
 
 
 @app.command()

@@ -19,7 +19,7 @@ from benchmark.data.filters import Filters
 from benchmark.data.sources import Source
 from benchmark.data.task import Task
 from benchmark.errors import InputError, nearest
-from benchmark.evaluation.metrics import PREFERENCE_METRICS, RANKING_METRICS, parse_metric
+from benchmark.evaluation.metrics import GENERATION_METRICS, PREFERENCE_METRICS, RANKING_METRICS, parse_metric
 from benchmark.validation import describe
 
 if TYPE_CHECKING:
@@ -87,7 +87,11 @@ class ModelEntry(_Strict):
 
     class_path: str = Field(alias="class")
     trainer: dict[str, Any] = Field(default_factory=dict, description="Overrides of the file's trainer block.")
-    limit_train: int | None = Field(None, gt=0, description="Train on a seeded sample of so many rows.")
+    limit_train: int | None = Field(
+        None,
+        gt=0,
+        description="Few-shot: train on so many interactions, the same for every model (whole users in a ranking).",
+    )
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -135,7 +139,7 @@ class Experiment(_Strict):
         """
         for metric in self.task.metrics:
             name = parse_metric(metric).name
-            known = RANKING_METRICS if self.task.kind == "ranking" else PREFERENCE_METRICS
+            known = (*RANKING_METRICS, *GENERATION_METRICS) if self.task.kind == "ranking" else PREFERENCE_METRICS
             if name not in known:
                 raise InputError(
                     f"task.metrics: '{metric}' is not a metric of a {self.task.kind} task{nearest(name, known)}"
@@ -159,6 +163,10 @@ class Experiment(_Strict):
         except ValidationError as error:
             raise InputError(describe(error, TrainerConfig, f"{where}.trainer")) from None
         monitor = trainer.early_stopping.monitor or self.task.metrics[0]
+        if parse_metric(monitor).name in GENERATION_METRICS:
+            raise InputError(
+                f"trainer.early_stopping.monitor: '{monitor}' is counted at test alone; name a metric of the ranking"
+            )
         if monitor not in self.task.metrics:
             raise InputError(
                 f"trainer.early_stopping.monitor: '{monitor}' is not among task.metrics"

@@ -19,6 +19,7 @@ from benchmark.data.schema import Catalogue
 from benchmark.data.task import Task
 from benchmark.errors import InputError
 from benchmark.evaluation.evaluator import PreferenceEvaluator, RankingEvaluator
+from benchmark.evaluation.metrics import GENERATION_METRICS, parse_metric
 
 Group = Literal["trivial", "collaborative", "sequential", "content", "llm-zero-shot", "llm"]
 WEIGHTS = "model.safetensors"
@@ -131,6 +132,14 @@ class Recommender(LightningModule):
         They are in eval mode and frozen, and are not part of this model's weights. They are on the CPU until this model
         moves them (``stage.to(self.device)``), and read the histories that this model's ``batch_spec()`` asks for.
         """
+
+    @classmethod
+    def examples(cls, config: Any, catalogue: Catalogue, batch: Batch, n: int) -> list[tuple[str, int, int]]:
+        """Return (text, tokens, history items left out) of n prompts, for ``levelfield prepare --show``.
+
+        Models that read no text return nothing; others need the tokenizer for it, not the weights.
+        """
+        return []
 
     def batch_spec(self) -> BatchSpec:
         """Return what the model asks of the DataModule; override it only where a hyper-parameter decides the kind."""
@@ -253,7 +262,8 @@ class Recommender(LightningModule):
             raise InputError(f"{type(self).__name__} cannot do a {task.kind} task with this configuration")
         for part, top_k in (("valid", 0), ("test", TOP_K)):
             if task.kind == "ranking":
-                evaluator: Any = RankingEvaluator(task.metrics, top_k=top_k)
+                ranked = tuple(m for m in task.metrics if parse_metric(m).name not in GENERATION_METRICS)
+                evaluator: Any = RankingEvaluator(ranked, top_k=top_k)
             else:
                 evaluator = PreferenceEvaluator(task.metrics, probability=self.traits.probability)
             setattr(self, f"{part}_evaluator", evaluator.to(self.device))

@@ -359,8 +359,9 @@ _WITH_K: dict[str, Callable[[UserRanks, int], Array]] = {
 }
 RANKING_METRICS = ("auc", "mrr", "recall", "precision", "hit", "map", "ndcg")
 PREFERENCE_METRICS = ("auc", "uauc", "gauc", "log_loss", "brier", "ece", "accuracy", "f1")
+GENERATION_METRICS = ("valid",)  # share of generations that name an item: counted by models that generate
 BEYOND_METRICS = ("coverage", "gini", "novelty", "diversity", "popularity_bias")
-_NEEDS_K = {"recall", "precision", "hit", "map", "ndcg", *BEYOND_METRICS}
+_NEEDS_K = {"recall", "precision", "hit", "map", "ndcg", *BEYOND_METRICS, *GENERATION_METRICS}
 _LOWER_IS_BETTER = {"log_loss", "brier", "ece", "gini", "popularity_bias"}
 
 
@@ -382,7 +383,7 @@ def parse_metric(text: str) -> Metric:
         InputError: the name is unknown, k is missing, not a whole number above 0, or the metric takes none.
     """
     name, at, k = str(text).partition("@")
-    known = {*RANKING_METRICS, *PREFERENCE_METRICS, *BEYOND_METRICS}
+    known = {*RANKING_METRICS, *PREFERENCE_METRICS, *BEYOND_METRICS, *GENERATION_METRICS}
     if name not in known:
         raise InputError(f"metric '{text}' is unknown{nearest(name, known)}")
     if not at:

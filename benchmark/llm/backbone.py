@@ -72,6 +72,7 @@ class Backbone(nn.Module):
         InputError: the model cannot be found or loaded, an unknown target module, or a kind of PEFT it does not take.
     """
 
+    base: Any
     head: ClassVar[bool] = False  # load the model with its language model head
 
     def __init__(
@@ -281,7 +282,7 @@ def _load(name: str, source: Path | str, peft: Peft, loading: Loading, head: boo
         # some seq2seq families have their encoder as a model of its own; of the others the decoder is thrown away
         alone = kind == "seq2seq" and config.model_type in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
         if head:
-            auto = transformers.AutoModelForSeq2SeqLM if kind == "seq2seq" else transformers.AutoModelForCausalLM
+            auto: Any = transformers.AutoModelForSeq2SeqLM if kind == "seq2seq" else transformers.AutoModelForCausalLM
         else:
             auto = transformers.AutoModelForTextEncoding if alone else transformers.AutoModel
         with warnings.catch_warnings():

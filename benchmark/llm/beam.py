@@ -84,9 +84,11 @@ def beam_search(
         taken = state.take(row.gather(1, beam).view(-1)[place])
         ids = token.view(-1, 1)[place]
         _, state = model.read_on(taken, ids, torch.ones_like(ids))
-        row = torch.zeros(n * width, dtype=torch.int64, device=device).index_put_(
-            (place,), torch.arange(len(place), device=device)
-        ).view(n, width)
+        row = (
+            torch.zeros(n * width, dtype=torch.int64, device=device)
+            .index_put_((place,), torch.arange(len(place), device=device))
+            .view(n, width)
+        )
     return Beams(tokens, score, node)
 
 
@@ -155,7 +157,7 @@ def _along(
 def _free(
     score: Tensor, node: Tensor, done: Tensor, log_p: Tensor, row: Tensor, width: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Extend every beam by its ``width`` best tokens; finished ones stay. The node is the beam's own, for the caller."""
+    """Extend every beam by its ``width`` best tokens; finished ones stay. The node is still that of the beam."""
     n = len(score)
     best, token = log_p.topk(min(width, log_p.shape[1]), dim=1)
     gained = score.unsqueeze(2) + best[row]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import heapq
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from benchmark.errors import InputError
 
@@ -62,6 +64,18 @@ def length_buckets(
     if seed is None:
         return sorted(batches, key=lambda batch: int(lengths[batch[-1]]))
     return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def passes(lengths: np.ndarray) -> list[np.ndarray]:
+    """Return the rows of one training batch as one pass, or as several where padding would be more than a twentieth."""
+    return length_buckets(lengths, batch_size=max(len(lengths), 1), seed=None)
+
+
+def in_order(parts: list[Tensor], rows: list[np.ndarray]) -> Tensor:
+    """Return (n, ...) what passes over ``rows`` gave, in the order of the n rows."""
+    place = np.empty(sum(map(len, rows)), np.int64)
+    place[np.concatenate(rows)] = np.arange(len(place))
+    return torch.cat(parts)[torch.from_numpy(place).to(parts[0].device)]
 
 
 def _split_wasteful(batches: list[np.ndarray], lengths: np.ndarray, max_waste: float) -> list[np.ndarray]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from pydantic import Field, model_validator
@@ -12,7 +13,6 @@ from benchmark.data.batch import Batch, BatchSpec
 from benchmark.data.schema import Catalogue
 from benchmark.errors import InputError
 from benchmark.llm.pointwise import Pointwise, PointwiseConfig
-from benchmark.llm.prompts import TokenBatch
 from benchmark.llm.reader import Reader
 from benchmark.llm.templates import Prompt, Way
 from benchmark.llm.training import factor
@@ -41,12 +41,13 @@ class Collaborative(Pointwise):
 
     Two stages, as in the paper: for ``text_epochs`` the adapter learns from prompts in words alone, then for
     ``max_epochs`` the projection learns from prompts with both, the adapter frozen (``tune_adapter`` lets it go on). A
-    head, where there is one, learns in both. Selection looks at the second stage only. The collaborative model is a row
-    of the same experiment, trained and kept by the same run store; it stays frozen.
+    head, where there is one, learns in both. Vectors are normalised before the projection (not so in the paper): their
+    scale differs a hundredfold from model to model. Selection looks at the second stage only. The collaborative model
+    is a row of the same experiment, trained and kept by the same run store; it stays frozen.
     """
 
-    Config = CollaborativeConfig
-    way: Way = "collaborative"
+    Config: ClassVar[type[ModelConfig]] = CollaborativeConfig
+    way: ClassVar[Way] = "collaborative"
 
     def __init__(self, config: CollaborativeConfig, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
@@ -69,7 +70,7 @@ class Collaborative(Pointwise):
         size = stage.item_embeddings().shape[1]
         hidden = size * self.config.projection_factor
         self.projection = nn.Sequential(
-            nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, self.backbone.hidden_size)
+            nn.LayerNorm(size), nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, self.backbone.hidden_size)
         )
 
     @property
@@ -77,8 +78,6 @@ class Collaborative(Pointwise):
         return self._stage[0].to(self.device)
 
     def batch_spec(self) -> BatchSpec:
-        from dataclasses import replace
-
         spec = super().batch_spec()
         return replace(spec, max_history=max(spec.max_history, self._stage_history))
 
@@ -90,9 +89,6 @@ class Collaborative(Pointwise):
     def active(self) -> Reader:
         return self.text_reader if self.in_words_only else self.reader
 
-    def prompts(self, batch: Batch) -> TokenBatch:
-        return super().prompts(batch.newest(self.config.max_history))
-
     def vectors(self, batch: Batch, item: Tensor | None, row: Tensor | None = None) -> tuple[Tensor, ...]:
         if self.in_words_only:
             return ()
@@ -101,10 +97,6 @@ class Collaborative(Pointwise):
             items = None if item is None else self.stage.item_embeddings()[item]
         user = self.projection(user if row is None else user[row])
         return (user,) if items is None else (user, self.projection(items))
-
-    def score(self, batch: Batch) -> Tensor:
-        # histories may be longer than the prompt's, for the collaborative model
-        return super().score(batch)
 
     # --- two stages ------------------------------------------------------------------------------------------------
 
@@ -142,7 +134,3 @@ class Collaborative(Pointwise):
     def rate(self, step: int, steps: int) -> float:
         first = self._text_steps(steps) if self._trainer is not None else 0
         return factor(step, first, self.config) if step < first else factor(step - first, steps - first, self.config)
-
-    @classmethod
-    def examples(cls, config: Any, catalogue: Catalogue, batch: Batch, n: int) -> list[tuple[str, int, int]]:
-        return super().examples(config, catalogue, batch.newest(config.max_history), n)

@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from benchmark.llm.adapters import Peft
 from benchmark.llm.backbone import Backbone, Loading
-from benchmark.llm.buckets import length_buckets
+from benchmark.llm.buckets import in_order, length_buckets
 from benchmark.llm.locate import DEFAULT_BACKBONE
 from benchmark.llm.prompts import TokenBatch
 
@@ -39,9 +38,7 @@ class Encoder(Backbone):
         **options: Any,
     ) -> None:
         super().__init__(name, peft, loading, **options)
-        self.pooling: Pooling = (
-            pooling or _own_pooling(self.source) or ("last" if self.kind == "decoder" else "mean")
-        )
+        self.pooling: Pooling = pooling or _own_pooling(self.source) or ("last" if self.kind == "decoder" else "mean")
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Same as ``encode``."""
@@ -82,15 +79,13 @@ class Encoder(Backbone):
 
         Gradients flow where they are switched on.
         """
-        passes = length_buckets(prompts.lengths, tokens_per_batch=tokens_per_pass, seed=None)
+        parts = length_buckets(prompts.lengths, tokens_per_batch=tokens_per_pass, seed=None)
         out = []
-        for rows in passes:
+        for rows in parts:
             ids, mask = (t.to(self.device) for t in prompts.pad(rows))
             chosen = torch.from_numpy(rows).to(self.device)
             out.append(self.encode(ids, mask, tuple(v[chosen] for v in vectors)))
-        place = np.empty(len(prompts), np.int64)
-        place[np.concatenate(passes)] = np.arange(len(prompts))
-        return torch.cat(out)[torch.from_numpy(place).to(self.device)]
+        return in_order(out, parts)
 
 
 def pool(hidden: Tensor, attention_mask: Tensor, pooling: Pooling) -> Tensor:

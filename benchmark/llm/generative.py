@@ -17,7 +17,7 @@ from benchmark.data.text import TokenTable, offsets_of
 from benchmark.errors import InputError
 from benchmark.llm.backbone import kind_of, load_tokenizer
 from benchmark.llm.beam import NEVER, beam_search
-from benchmark.llm.buckets import length_buckets
+from benchmark.llm.buckets import length_buckets, passes
 from benchmark.llm.encoder import TOKENS_PER_PASS
 from benchmark.llm.language_model import LanguageModel, State
 from benchmark.llm.prompts import TokenBatch, special_tokens
@@ -26,7 +26,7 @@ from benchmark.llm.templates import Prompt
 from benchmark.llm.training import LanguageRecommender, LLMConfig
 from benchmark.llm.trie import Trie
 
-VALID_AT = (1, 5, 10, 20)
+VALID_AT = (1, 3, 5, 10, 20)
 
 
 class GenerativeConfig(LLMConfig):
@@ -40,13 +40,17 @@ class GenerativeConfig(LLMConfig):
     beams: int = Field(20, gt=0, description="Width of the beam search; so many items are ranked.")
     free_beams: int = Field(5, gt=0, description="Width of the search for free text.")
     length_penalty: float = Field(
-        0.0, ge=0, description="Divides log P of a title by its tokens to this power; 0 ranks by the probability itself."
+        0.0,
+        ge=0,
+        description="Divides log P of a title by its tokens to this power; 0: the probability itself.",
     )
     free_tokens: int = Field(32, gt=1, description="Most tokens of a free title.")
     without_seen: bool = Field(True, description="Titles of items that the user is known to have are not written.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of a token's probability for all the others.")
     prompt: Prompt = Field(default_factory=Prompt, description="Template with named slots.")
-    tokens_per_pass: int = Field(TOKENS_PER_PASS, gt=0, description="Tokens that are scored at once; bounds the memory.")
+    tokens_per_pass: int = Field(
+        TOKENS_PER_PASS, gt=0, description="Tokens that are scored at once; bounds the memory."
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> GenerativeConfig:
@@ -58,12 +62,13 @@ class GenerativeConfig(LLMConfig):
 class Generative(LanguageRecommender):
     """Writes the next item's title, by a decoder or an encoder-decoder.
 
-    Training: every interaction with what came before it; cross entropy on the title's tokens and the closing token alone.
+    Training: every interaction with what came before it; cross entropy on the tokens of the title and the closing
+    token alone.
 
     ``grounding: trie``: a beam search along the tokens of the catalogue's titles (constrained decoding as in GENRE, De
-    Cao et al., arXiv:2010.00904, and TIGER, Rajput et al., arXiv:2305.05065). The score of an item is log P of its title;
-    what the search did not find stands below, all level. ``search: exact`` takes log P of every candidate's title instead,
-    over the keys and values of one pass over the prompt.
+    Cao et al., arXiv:2010.00904, and TIGER, Rajput et al., arXiv:2305.05065). The score of an item is log P of its
+    title; what the search did not find stands below, all level. ``search: exact`` takes log P of every candidate's
+    title instead, over the keys and values of one pass over the prompt.
 
     ``grounding: embedding``: a free beam search; every item is scored by the cosine of its title's vector (mean of the
     model's last hidden states) with those of the generations, weighed by their probability (BIGRec, Bao et al.,
@@ -124,14 +129,17 @@ class Generative(LanguageRecommender):
         assert batch.item is not None
         self._vectors = None
         prompts, answers = self.reader.read(batch), self._answers(batch.item)
-        ids, mask = self.backbone.pad(prompts)
-        answer, real = (t.to(self.device) for t in answers.pad())
-        self.reader.count(prompts, ids.numel())
-        smooth = self.config.label_smoothing
-        if not smooth:
-            return -self.backbone.log_probs(ids, mask, answer, real).sum() / real.sum()
-        logits = self.backbone.answer_logits(ids, mask, answer, real)
-        return F.cross_entropy(logits[real > 0], answer[real > 0], label_smoothing=smooth)
+        parts = passes(prompts.lengths + answers.lengths)
+        self.reader.count(prompts, parts)
+        total = torch.zeros((), device=self.device)
+        for rows in parts:
+            ids, mask = self.backbone.pad(prompts, rows)
+            answer, real = (t.to(self.device) for t in answers.pad(rows))
+            logits = self.backbone.answer_logits(ids, mask, answer, real)[real > 0]
+            total = total + F.cross_entropy(
+                logits, answer[real > 0], label_smoothing=self.config.label_smoothing, reduction="sum"
+            )
+        return total / float(answers.lengths.sum())
 
     def _answers(self, items: Tensor) -> TokenBatch:
         table = self.titles.gather(items.cpu().numpy())
@@ -229,7 +237,9 @@ class Generative(LanguageRecommender):
     def _title_vectors(self) -> Tensor:
         """Return (n_items, d), computed once until the next training step."""
         if self._vectors is None:
-            bare = TokenBatch(*_without_end(self.titles), np.zeros(len(self.titles), np.int64), self.reader.pieces.pad_id)
+            bare = TokenBatch(
+                *_without_end(self.titles), np.zeros(len(self.titles), np.int64), self.reader.pieces.pad_id
+            )
             vectors = torch.empty(self.n_items, self.backbone.hidden_size, device=self.device)
             for rows in length_buckets(bare.lengths, tokens_per_batch=self.config.tokens_per_pass, seed=None):
                 ids, mask = (t.to(self.device) for t in bare.pad(rows))
@@ -247,7 +257,9 @@ class Generative(LanguageRecommender):
         return super().load_state_dict(state_dict, strict, assign)
 
     def report(self) -> dict[str, float]:
-        valid = {f"valid@{k}": v / self._judged for k, v in zip(VALID_AT, self._valid, strict=True) if self._judged}
+        width = self.config.beams if self.config.grounding == "trie" else self.config.free_beams
+        shares = zip(VALID_AT, self._valid, strict=True)
+        valid = {f"valid@{k}": share / self._judged for k, share in shares if self._judged and k <= width}
         return {**super().report(), **self.reader.report(), **valid}
 
 

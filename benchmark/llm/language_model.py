@@ -49,9 +49,7 @@ class State:
         def of(value: Tensor | None) -> Tensor | None:
             return None if value is None else value[rows]
 
-        return State(
-            self.logits[rows], self.mask[rows], self.length[rows], cache, of(self.memory), of(self.said)
-        )
+        return State(self.logits[rows], self.mask[rows], self.length[rows], cache, of(self.memory), of(self.said))
 
 
 class LanguageModel(Backbone):
@@ -66,7 +64,7 @@ class LanguageModel(Backbone):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        known = inspect.signature(type(self.base).forward).parameters
+        known = inspect.signature(self.base.forward).parameters
         self._takes_positions = "position_ids" in known
         self._takes_keep = "logits_to_keep" in known
         self._start = 0
@@ -95,7 +93,7 @@ class LanguageModel(Backbone):
     def log_probs(
         self, ids: Tensor, mask: Tensor, answer: Tensor, answer_mask: Tensor, vectors: Vectors = ()
     ) -> Tensor:
-        """Return (B, A) log P of each token of an answer after its prompt and the answer's earlier tokens; 0 at padding.
+        """Return (B, A) log P of each token of an answer, given the prompt and the tokens before it; 0 at padding.
 
         Args:
             ids, mask: (B, T) prompts, see ``pad``.

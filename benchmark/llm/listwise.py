@@ -16,7 +16,7 @@ from benchmark.data.schema import Catalogue
 from benchmark.data.seeded import mix
 from benchmark.data.sequences import take, unique_pairs
 from benchmark.llm.backbone import kind_of, load_tokenizer
-from benchmark.llm.buckets import length_buckets
+from benchmark.llm.buckets import in_order, length_buckets, passes
 from benchmark.llm.encoder import TOKENS_PER_PASS
 from benchmark.llm.language_model import LanguageModel
 from benchmark.llm.prompts import LABELS
@@ -34,23 +34,26 @@ class ListwiseConfig(LLMConfig):
     n_candidates: int = Field(20, ge=2, le=len(LABELS), description="Items that stand in the list.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the answer that goes to the other options.")
     prompt: Prompt = Field(default_factory=Prompt, description="Template with named slots.")
-    tokens_per_pass: int = Field(TOKENS_PER_PASS, gt=0, description="Tokens that are scored at once; bounds the memory.")
+    tokens_per_pass: int = Field(
+        TOKENS_PER_PASS, gt=0, description="Tokens that are scored at once; bounds the memory."
+    )
 
 
 class Listwise(LanguageRecommender):
-    """Reranks the best ``n_candidates`` of a first stage by the probability of their letters, read from one forward pass
-    (LlamaRec, Yue et al., arXiv:2311.02089), by a decoder or an encoder-decoder.
+    """Reranks the best ``n_candidates`` of a first stage by the probability of their letters, all from one pass of a
+    decoder or an encoder-decoder (LlamaRec, Yue et al., arXiv:2311.02089).
 
     Training: every interaction stands among the items that the first stage ranks highest for what came before it, and
     that the user does not have; cross entropy over the letters of the list, on the answer alone. The order of a list
     is a seeded shuffle, in training and in scoring, so that no place means anything (the first stage knows its training
-    targets: its order would give them away in training, and them alone). Items outside of the list keep the order of the
-    first stage, below it. The first stage is a row of the same experiment, trained and kept by the same run store.
+    targets: its order would give them away in training, and them alone). Items outside of the list keep the order of
+    the first stage, below it. The first stage is a row of the same experiment, trained and kept by the same run store.
     """
 
     Config = ListwiseConfig
     batch_kind = "pointwise"
     backbone: LanguageModel
+    letters: Tensor
 
     def __init__(self, config: ListwiseConfig, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
@@ -110,9 +113,10 @@ class Listwise(LanguageRecommender):
         assert batch.item is not None
         options, answer = self._training_lists(batch)
         prompts = self.reader.read(batch.newest(self.config.max_history), options=options)
-        ids, mask = self.backbone.pad(prompts)
-        self.reader.count(prompts, ids.numel())
-        logits = self.backbone.next_logits(ids, mask)[:, self.letters]
+        parts = passes(prompts.lengths)
+        self.reader.count(prompts, parts)
+        out = [self.backbone.next_logits(*self.backbone.pad(prompts, rows))[:, self.letters] for rows in parts]
+        logits = in_order(out, parts)
         return F.cross_entropy(logits, answer, label_smoothing=self.config.label_smoothing)
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,13 +15,14 @@ from benchmark.data.batch import Batch, BatchSpec
 from benchmark.data.schema import Catalogue
 from benchmark.errors import InputError
 from benchmark.llm.backbone import Backbone, kind_of, load_tokenizer
-from benchmark.llm.buckets import length_buckets
+from benchmark.llm.buckets import in_order, length_buckets, passes
 from benchmark.llm.encoder import TOKENS_PER_PASS, Encoder, Pooling
 from benchmark.llm.language_model import LanguageModel
 from benchmark.llm.prompts import TokenBatch
 from benchmark.llm.reader import Reader
 from benchmark.llm.templates import Prompt, Template, Way
 from benchmark.llm.training import LanguageRecommender, LLMConfig
+from benchmark.recommender import ModelConfig
 
 Answer = Literal["auto", "words", "head"]
 
@@ -39,7 +40,9 @@ class PointwiseConfig(LLMConfig):
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of a label that goes to the other class.")
     head_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on what the head reads.")
-    tokens_per_pass: int = Field(TOKENS_PER_PASS, gt=0, description="Tokens that are scored at once; bounds the memory.")
+    tokens_per_pass: int = Field(
+        TOKENS_PER_PASS, gt=0, description="Tokens that are scored at once; bounds the memory."
+    )
 
 
 class Pointwise(LanguageRecommender):
@@ -53,11 +56,12 @@ class Pointwise(LanguageRecommender):
     part of a prompt before the candidate once for all candidates of a user; others read a prompt a candidate.
     """
 
-    Config = PointwiseConfig
+    Config: ClassVar[type[ModelConfig]] = PointwiseConfig
     batch_kind = "pointwise"
     tasks = frozenset({"preference", "ranking"})
     probability = True
-    way: Way = "pointwise"
+    way: ClassVar[Way] = "pointwise"
+    answers: Tensor
 
     def __init__(self, config: PointwiseConfig, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
@@ -99,9 +103,7 @@ class Pointwise(LanguageRecommender):
         follows = kind_of(config.backbone, config.trust_remote_code) == "decoder"
         tokenizer = load_tokenizer(config.backbone, config.trust_remote_code)
         template = config.prompt.filled(cls.way)
-        reader = Reader(
-            template, tokenizer, catalogue, config.max_length, config.item_fields, answer_follows=follows
-        )
+        reader = Reader(template, tokenizer, catalogue, config.max_length, config.item_fields, answer_follows=follows)
         assert batch.candidates is not None
         return reader.show(batch, n, candidate=batch.candidates[:, 0])
 
@@ -110,19 +112,23 @@ class Pointwise(LanguageRecommender):
         # prompts of like length share a batch
         return spec if self.config.zero_shot else replace(spec, cost=lambda batch: _lengths(self.prompts(batch)))
 
+    def _read(self, batch: Batch, *args: Any, **options: Any) -> TokenBatch:
+        # a batch may hold longer histories, for a model that this one stands on
+        return self.active.read(batch.newest(self.config.max_history), *args, **options)
+
     def prompts(self, batch: Batch) -> TokenBatch:
         """Return the token lists of a training batch."""
         assert batch.item is not None
-        return self.active.read(batch, batch.item)
+        return self._read(batch, batch.item)
 
     # --- training --------------------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch) -> Tensor:
         assert batch.label is not None
         prompts = self.prompts(batch)
-        ids, mask = self._padded(prompts)
-        self.active.count(prompts, ids.numel())
-        logit = self.logit(ids, mask, self.vectors(batch, batch.item))
+        parts = passes(prompts.lengths)
+        self.active.count(prompts, parts)
+        logit = self._logits(prompts, self.vectors(batch, batch.item), parts)
         smooth = self.config.label_smoothing
         label = batch.label * (1 - smooth) + smooth / 2
         weight = self._positive_weight()
@@ -148,6 +154,14 @@ class Pointwise(LanguageRecommender):
         if self.words:
             return self._difference(self.backbone.next_logits(ids, mask, vectors))
         return self.head(self.dropout(self.backbone.last_hidden(ids, mask, vectors)))[:, 0]
+
+    def _logits(self, prompts: TokenBatch, vectors: tuple[Tensor, ...], parts: list[np.ndarray]) -> Tensor:
+        """Return the (m,) logits of m prompts, in their order, computed in passes over some of their rows."""
+        out = []
+        for rows in parts:
+            chosen = torch.from_numpy(rows).to(self.device)
+            out.append(self.logit(*self._padded(prompts, rows), tuple(v[chosen] for v in vectors)))
+        return in_order(out, parts)
 
     def _difference(self, logits: Tensor) -> Tensor:
         """Return (B,) logit of P(Yes) / (P(Yes) + P(No)) from next-token logits (B, V)."""
@@ -178,19 +192,16 @@ class Pointwise(LanguageRecommender):
         """Score by one whole prompt a candidate, passes of like length."""
         row = np.repeat(np.arange(len(batch)), candidates.shape[1])
         item = candidates.reshape(-1)
-        prompts = self.active.read(batch, item, row=row)
+        prompts = self._read(batch, item, row=row)
         vectors = self.vectors(batch, item, torch.from_numpy(row).to(self.device))
-        out = torch.empty(len(prompts), device=self.device)
-        for rows in length_buckets(prompts.lengths, tokens_per_batch=self.config.tokens_per_pass, seed=None):
-            chosen = torch.from_numpy(rows).to(self.device)
-            out[chosen] = self.logit(*self._padded(prompts, rows), tuple(v[chosen] for v in vectors))
-        return out.view(candidates.shape)
+        rows = length_buckets(prompts.lengths, tokens_per_batch=self.config.tokens_per_pass, seed=None)
+        return self._logits(prompts, vectors, rows).view(candidates.shape)
 
     def _score_shared(self, batch: Batch, candidates: Tensor) -> Tensor:
         """Score by one pass over what stands before the candidate, and its keys and values for every candidate."""
         model = self.backbone
         assert isinstance(model, LanguageModel)
-        heads = self.active.read(batch, section="head")
+        heads = self._read(batch, section="head")
         width, budget = candidates.shape[1], self.config.tokens_per_pass
         out = torch.empty(candidates.shape, device=self.device)
         for users in length_buckets(heads.lengths, tokens_per_batch=budget, seed=None):
@@ -198,11 +209,13 @@ class Pointwise(LanguageRecommender):
             state = model.begin(*model.pad(heads, users), self.vectors(batch, None, chosen))
             row = np.repeat(np.arange(len(users)), width)
             item = candidates[chosen].reshape(-1)
-            tails = self.active.read(batch, item, row=users[row], section="tail")
+            tails = self._read(batch, item, row=users[row], section="tail")
             vectors = self.vectors(batch, item, chosen[torch.from_numpy(row).to(self.device)])
             flat = torch.empty(len(row), device=self.device)
             # keys and values of the head are copied for each candidate: they count as much as tokens do
-            for rows in length_buckets(tails.lengths + heads.lengths[users][row] // 4, tokens_per_batch=budget, seed=None):
+            for rows in length_buckets(
+                tails.lengths + heads.lengths[users][row] // 4, tokens_per_batch=budget, seed=None
+            ):
                 at = torch.from_numpy(rows).to(self.device)
                 ids, mask = model.pad(tails, rows)
                 taken = state.take(torch.from_numpy(row[rows]).to(self.device))

@@ -176,7 +176,8 @@ class PromptTokens:
         self.template, self.tokenizer, self.cache = template, tokenizer, cache
         self.pad_id = int(tokenizer.pad_token_id)
         self.time_unit = time_unit
-        self._texts, self._pool, self._size = items, [], 0
+        self._texts, self._size = items, 0
+        self._pool: list[np.ndarray] = []
         self._item_tables: dict[str, _Pieces] = {}
         self.n_tokens = n_tokens
         parts, bos, eos = _with_special_tokens(template, tokenizer, answer_follows)
@@ -427,7 +428,9 @@ def flat_prompts(
     Raises:
         InputError: a slot's argument is missing, or fixed words and items alone exceed ``max_length`` tokens.
     """
-    chosen_parts = {"all": pieces.parts, "head": pieces.parts[: pieces.cut], "tail": pieces.parts[pieces.cut :]}[section]
+    chosen_parts = {"all": pieces.parts, "head": pieces.parts[: pieces.cut], "tail": pieces.parts[pieces.cut :]}[
+        section
+    ]
     given = {"candidate": candidate, "profile": profile, "candidates": options, **dict.fromkeys(LISTS, history)}
     for name, _ in chosen_parts:
         if name in given and given[name] is None:
@@ -514,7 +517,7 @@ def _options_length(pieces: PromptTokens, options: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Items of one list: the row each stands in, its place among the row's items (0 is the oldest), its history item."""
+    """Items of one list: the row each stands in, its place there (0 is the oldest), its number in the history."""
 
     row: np.ndarray
     rank: np.ndarray

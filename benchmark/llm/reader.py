@@ -97,10 +97,10 @@ class Reader:
             self.history_cut += float(prompts.dropped.sum())
         return prompts
 
-    def count(self, prompts: TokenBatch, computed: int) -> None:
-        """Note the tokens of a training batch: real ones, and computed ones with padding."""
+    def count(self, prompts: TokenBatch, parts: list[np.ndarray]) -> None:
+        """Note the tokens of a training batch that is read in parts: real ones, and computed ones with padding."""
         self.tokens += float(prompts.lengths.sum())
-        self.computed += float(computed)
+        self.computed += float(sum(len(rows) * prompts.lengths[rows].max() for rows in parts))
 
     def show(self, batch: Batch, n: int, **options: Any) -> list[tuple[str, int, int]]:
         """Return text, number of tokens and dropped history items of the first n prompts of a batch."""

@@ -1,4 +1,4 @@
-"""Templates: what a prompt says, as data; the shipped ones in English and Chinese, and one's own from the experiment."""
+"""Templates: what a prompt says, as data; shipped in English and Chinese, or one's own from the experiment file."""
 
 from __future__ import annotations
 

@@ -29,7 +29,9 @@ class LLMConfig(GradientConfig):
     eval_batch_size: int = Field(128, gt=0, description="Rows of a scoring batch.")
     learning_rate: float = Field(5e-4, gt=0, description="Step size of AdamW.")
     head_learning_rate: float | None = Field(
-        None, gt=0, description="Step size of what stands beside the backbone (heads, projections); the same if left out."
+        None,
+        gt=0,
+        description="Step size of what stands beside the backbone (heads, projections); the same by default.",
     )
     weight_decay: float = Field(0.01, ge=0, description="Decoupled; never on norms, biases and single numbers.")
     schedule: Literal["constant", "linear", "cosine"] = Field(
@@ -87,11 +89,6 @@ class LanguageRecommender(Recommender):
     def loss(self, batch: Batch) -> Tensor:
         """Return the loss of a training batch, a scalar."""
         raise NotImplementedError
-
-    @classmethod
-    def examples(cls, config: Any, catalogue: Catalogue, batch: Batch, n: int) -> list[tuple[str, int, int]]:
-        """Return text, tokens and dropped history items of n prompts; needs the tokenizer, not the model."""
-        return []
 
     @final
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:

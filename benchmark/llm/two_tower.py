@@ -40,8 +40,8 @@ class TwoTower(LanguageRecommender):
     by a learned rate, through a residual linear layer, normalised. The score is u.e / temperature, plus a learned
     multiple of the item's log training frequency. Every position of a training history predicts its item among the
     distinct items of the batch and ``negatives`` items drawn uniformly, with the log-Q correction for how likely each
-    of them is to be there. Each item is encoded once a step, and once an evaluation. Zero-shot, a user is the plain mean
-    and the frequency counts nothing.
+    of them is to be there. Each item is encoded once a step, and once an evaluation. Zero-shot, a user is the mean with
+    the rate at its first value, and the frequency counts nothing.
     """
 
     Config = TwoTowerConfig

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from benchmark.evaluation.evaluator import PreferenceEvaluator, RankingEvaluator
-from benchmark.evaluation.metrics import higher_is_better, parse_metric
+from benchmark.evaluation.metrics import GENERATION_METRICS, higher_is_better, parse_metric
 from benchmark.evaluation.significance import bootstrap_interval
 from benchmark.experiment import Experiment
 from benchmark.runs.record import RunRecord, RunStore
@@ -97,15 +97,20 @@ def build(experiment: Experiment, records: Sequence[RunRecord | None], store: Ru
 def _metric_cells(records: list[RunRecord], metrics: Sequence[str], store: RunStore, kind: str) -> list[Cell]:
     """Return a cell a metric, computed from the stored ranks: any metric at any k needs no new run."""
     evaluators: list[RankingEvaluator | PreferenceEvaluator] = []
+    ranked = [m for m in metrics if parse_metric(m).name not in GENERATION_METRICS]
     for record in records:
         frame = store.ranks(record.key)
         if kind == "ranking":
-            evaluators.append(RankingEvaluator.from_table(frame, metrics))
+            evaluators.append(RankingEvaluator.from_table(frame, ranked))
         else:
             evaluators.append(PreferenceEvaluator.from_table(frame, metrics, probability=record.probability))
     cells = []
     values = [evaluator.compute() for evaluator in evaluators]
     for metric in metrics:
+        if metric not in ranked:  # counted by the model itself
+            counted = [r.model_report[metric] for r in records if metric in r.model_report]
+            cells.append(_cell(counted) if len(counted) == len(records) else Cell(reason="undefined"))
+            continue
         numbers = [float(v[metric]) for v in values]
         if any(np.isnan(numbers)):
             cells.append(Cell(reason="undefined"))

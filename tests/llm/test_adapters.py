@@ -1,4 +1,4 @@
-"""Adapters: every PEFT kind on every family trains what it should, merges, travels, and is refused where it cannot be."""
+"""Adapters: every PEFT kind on every family trains what it should, merges, and travels."""
 
 from __future__ import annotations
 
@@ -69,15 +69,15 @@ def test_trains_its_own_weights_and_no_others(family: str, kind: str) -> None:
     assert names
     assert all(any(part in f"{n}." for part in TRAINED[kind]) for n in names), sorted(names)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.05)
     for _ in range(3):
         optimizer.zero_grad()
         (read(model).square().mean() + model.regularization()).backward()
         optimizer.step()
     changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    # Adam moves whatever has a gradient, be it small; attention of one decoder token to itself has none
     assert changed <= names
-    # weights behind another one that starts at 0 move from the second step on
-    assert len(changed) >= 0.5 * len(names)
+    assert all("decoder" in n and ("self_attn" in n or "SelfAttention" in n) for n in names - changed), names - changed
 
 
 @pytest.mark.parametrize(("family", "kind"), PAIRS)
@@ -193,8 +193,6 @@ def test_adalora_steps_through_its_schedule() -> None:
     assert ranks[final - 1] == pytest.approx(2)
     assert ranks[final - 1 :] == [ranks[-1]] * (steps - final + 1)
     assert sorted(ranks, reverse=True) == ranks
-    with pytest.raises(InputError, match="more than 1 training steps"):
-        model.set_steps(1)
 
 
 def test_adalora_saves_the_ranks_of_its_weights(tmp_path: Path) -> None:

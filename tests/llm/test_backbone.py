@@ -399,9 +399,7 @@ def test_minilm_adapter_names_the_hub_not_a_path(minilm, tmp_path):
     plain = peft.PeftModel.from_pretrained(transformers.AutoModel.from_pretrained(minilm), tmp_path).eval()
     with torch.no_grad():
         expected = backbone.encode(ids, mask)
-        assert torch.equal(
-            pool(plain(input_ids=ids, attention_mask=mask).last_hidden_state, mask, "mean"), expected
-        )
+        assert torch.equal(pool(plain(input_ids=ids, attention_mask=mask).last_hidden_state, mask, "mean"), expected)
         with backbone.merged():
             torch.testing.assert_close(backbone.encode(ids, mask), expected, atol=1e-5, rtol=0)
 

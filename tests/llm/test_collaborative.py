@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning import Callback
@@ -13,10 +14,12 @@ from baselines.ease import EASE
 from baselines.lightgcn import LightGCN
 from baselines.mf import MF
 from baselines.sasrec import SASRec
+from benchmark.data.batch import Batch
 from benchmark.data.datamodule import RecDataModule
+from benchmark.data.schema import Catalogue
 from benchmark.errors import InputError
 from benchmark.llm.collaborative import Collaborative
-from benchmark.recommender import Recommender
+from benchmark.recommender import ModelConfig, Recommender
 from tests.contract import RecommenderContract, fit
 from tests.llm.tiny import tiny, tiny_bert
 from tests.planted import planted
@@ -55,14 +58,55 @@ class TestEncoder(TestDecoder):
     config = {**CONFIG, "backbone": tiny_bert(), "max_length": 100}
 
 
-class TestRankingWithSASRec(TestDecoder):
-    config = {**CONFIG, "backbone": tiny("llama")}
-    tasks = ("ranking",)
-    epochs = 2
+class Means(Recommender):
+    """Gives away the mean label of each user and item, in units of which a projection can make something."""
 
-    @classmethod
-    def stages(cls, kind: str) -> dict[str, Recommender]:
-        return {"collaborative": trained(SASRec, kind, n_layers=1, n_heads=1)}
+    def __init__(self, catalogue: Catalogue) -> None:
+        super().__init__(ModelConfig(), catalogue)
+        train = catalogue.train
+        assert train.rating is not None
+        like = (train.rating >= 4).astype(np.float32)
+
+        def mean(ids: np.ndarray, n: int) -> torch.Tensor:
+            total = np.bincount(ids, weights=like - like.mean(), minlength=n)
+            share = torch.from_numpy(total / (np.bincount(ids, minlength=n) + 2)).float()
+            return torch.stack([share, -share, 0.2 + 0 * share], 1)
+
+        self.user, self.item = mean(train.user, self.n_users), mean(train.item, self.n_items)
+
+    def user_embeddings(self, batch: Batch) -> torch.Tensor:
+        return self.user[batch.user]
+
+    def item_embeddings(self) -> torch.Tensor:
+        return self.item
+
+
+def test_what_the_vectors_alone_tell_is_learned() -> None:
+    """The language model is frozen and no text tells a liked item: what is learned came by the vectors."""
+    data, task = planted("preference")
+    config = {**CONFIG, "backbone": tiny("llama"), "peft": {"kind": "frozen"}, "text_epochs": 0, "learning_rate": 0.01}
+    stages: dict[str, Recommender] = {"collaborative": Means(data.catalogue())}
+    assert fit(Collaborative, config, data, task, 8, stages=stages).metrics["auc"] > 0.65
+
+
+def test_each_model_reads_as_much_history_as_it_is_made_for() -> None:
+    data, task = planted("ranking")
+    model = Collaborative(Collaborative.Config(**CONFIG | {"max_history": 2}, backbone=tiny("llama")), data.catalogue())
+    stage = trained(SASRec, "ranking", n_layers=1, n_heads=1, max_history=6)
+    model.attach({"collaborative": stage})
+    assert model.batch_spec().max_history == 6
+    rows = RecDataModule(data, task, model.batch_spec()).rows("test")
+    batch = rows[rows.all[:4]]
+    assert batch.history is not None
+    assert batch.history.shape[1] == 6
+    user, _ = model.vectors(batch, torch.zeros(4, dtype=torch.int64))
+    torch.testing.assert_close(user, model.projection(stage.user_embeddings(batch)))
+    batch.candidates = torch.arange(3).expand(4, -1)
+    short = batch.newest(2)
+    text = model.reader.pieces.text(model.reader.read(short, batch.candidates[:, 0]).tokens)
+    titles = data.items["title"].to_list()
+    assert all(titles[i] in text for i in short.history.flatten().tolist() if i < data.n_items)  # type: ignore[union-attr]
+    assert model.eval().score(batch).shape == (4, 3)
 
 
 class _Watch(Callback):

@@ -9,7 +9,7 @@ import pytest
 
 from benchmark.errors import InputError
 from benchmark.llm.locate import DEFAULT_BACKBONE, resolve
-from benchmark.llm.prompts import History, PromptTokens, TokenBatch, flat_prompts, special_tokens
+from benchmark.llm.prompts import History, PromptTokens, flat_prompts, special_tokens
 from benchmark.llm.templates import Prompt, Template
 
 transformers = pytest.importorskip("transformers")
@@ -111,7 +111,14 @@ def test_equals_tokenising_each_row(kind, template, budget, request):
         mine = slice(history.offsets[row], history.offsets[row + 1])
         shown = [titles[i] for i in history.items[mine]]
         expected, skipped = naive(
-            prompt, tokenizer, titles, titles[candidate[row]], PROFILES[profile[row]], shown, history.liked[mine], budget
+            prompt,
+            tokenizer,
+            titles,
+            titles[candidate[row]],
+            PROFILES[profile[row]],
+            shown,
+            history.liked[mine],
+            budget,
         )
         assert ids[row][mask[row] == 1].tolist() == expected
         assert (ids[row][mask[row] == 0] == tokenizer.pad_token_id).all()

@@ -35,7 +35,10 @@ def tokenizer(chat: bool = False) -> Any:
     inner.decoder = decoders.ByteLevel()
     letters = [f" {chr(65 + i)} {chr(65 + i)}." for i in range(26)]
     trainer = trainers.BpeTrainer(
-        vocab_size=900, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=900,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     inner.train_from_iterator([*_CORPUS, *letters, "Yes", "No"] * 20, trainer)
     inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])

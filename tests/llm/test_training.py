@@ -1,0 +1,202 @@
+"""Training craft: schedules, parameter groups, class weights, smoothing, zero-shot rows, diverging runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback
+
+from benchmark.data.budget import few_shot
+from benchmark.data.datamodule import RecDataModule
+from benchmark.errors import InputError
+from benchmark.experiment import Experiment
+from benchmark.llm.generative import Generative
+from benchmark.llm.pointwise import Pointwise
+from benchmark.llm.training import LLMConfig, factor
+from benchmark.llm.two_tower import TwoTower
+from benchmark.runs.run import run
+from tests.contract import fit
+from tests.llm.tiny import tiny, tiny_bert
+from tests.planted import planted
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_schedules(schedule: Any) -> None:
+    config = LLMConfig(schedule=schedule, warmup=0.1)
+    rates = [factor(step, 100, config) for step in range(101)]
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[0] == pytest.approx(1 / 11)
+    assert rates[10] == 1
+    assert max(rates) == 1
+    if schedule == "constant":
+        assert set(rates[10:]) == {1.0}
+    else:
+        assert rates[10:] == sorted(rates[10:], reverse=True)
+        assert rates[100] == pytest.approx(0)
+        assert rates[55] == pytest.approx(0.5)
+
+
+class _Rates(Callback):
+    def __init__(self) -> None:
+        self.rates: list[list[float]] = []
+
+    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+        self.rates.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+
+
+def test_the_step_sizes_of_a_run_follow_the_schedule_over_all_epochs() -> None:
+    data, task = planted("preference")
+    watch = _Rates()
+    config = {"backbone": tiny_bert(), "learning_rate": 0.01, "head_learning_rate": 0.1, "batch_size": 64}
+    fit(Pointwise, config, data, task, 2, test=False, callbacks=[watch], accumulate_grad_batches=2)
+    batches = len(watch.rates)
+    steps = 2 * -(-(batches // 2) // 2)
+    expected = [factor(i // 2, steps, LLMConfig()) for i in range(batches // 2)]
+    assert len(watch.rates[0]) == 3  # adapter; the head's matrix and its bias
+    inside = [rates[0] for rates in watch.rates]
+    assert inside[: batches // 2] == pytest.approx([0.01 * e for e in expected])
+    assert all(rates[1] == pytest.approx(10 * rates[0]) for rates in watch.rates)
+    assert inside[-1] < 0.1 * max(inside)
+
+
+def test_no_decay_on_norms_and_biases() -> None:
+    data, _ = planted("preference")
+    model = Pointwise(Pointwise.Config(backbone=tiny_bert(), peft={"kind": "full"}), data.catalogue())
+    optimizer = model.configure_optimizers()["optimizer"]
+    names = {id(p): n for n, p in model.named_parameters()}
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            decays = p.dim() > 1
+            assert group["weight_decay"] == (0.01 if decays else 0.0), names[id(p)]
+            assert not (decays and ("bias" in names[id(p)] or "LayerNorm" in names[id(p)]))
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(model.parameters()))
+
+
+def test_label_smoothing_and_class_weights() -> None:
+    data, task = planted("preference")
+
+    def loss(**config: Any) -> tuple[torch.Tensor, Any, Pointwise]:
+        torch.manual_seed(0)
+        model = Pointwise(Pointwise.Config(backbone=tiny_bert(), **config), data.catalogue()).eval()
+        module = RecDataModule(data, task, model.batch_spec())
+        batch = next(iter(module.train_dataloader()))
+        model._trainer = type("T", (), {"datamodule": module})()  # type: ignore[assignment]
+        return model.loss(batch), batch, model
+
+    plain, batch, model = loss()
+    logit = model.logit(*model._padded(model.prompts(batch)))
+    label = batch.label
+    rows = torch.nn.functional.binary_cross_entropy_with_logits(logit, label, reduction="none")
+    torch.testing.assert_close(plain, rows.mean())
+    smooth, _, _ = loss(label_smoothing=0.2)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logit, 0.8 * label + 0.1)
+    torch.testing.assert_close(smooth, expected)
+    weighted, _, _ = loss(positive_weight=3.0)
+    torch.testing.assert_close(weighted, (rows * torch.where(label > 0, 3.0, 1.0)).mean())
+    balanced, _, _ = loss(positive_weight="balanced")
+    share = float((data.train.rating >= 4).mean())  # type: ignore[operator, union-attr]
+    torch.testing.assert_close(balanced, (rows * torch.where(label > 0, (1 - share) / share, 1.0)).mean())
+
+
+@pytest.mark.parametrize("cls", [TwoTower, Pointwise, Generative])
+def test_zero_shot_trains_nothing_and_stands_in_its_own_group(cls: Any) -> None:
+    data, task = planted("ranking")
+    backbone = tiny_bert() if cls is TwoTower else tiny("llama")
+    config = cls.Config(backbone=backbone, zero_shot=True)
+    assert cls.traits_of(config).group == "llm-zero-shot"
+    assert cls.traits_of(cls.Config(backbone=backbone)).group == "llm"
+    task = task.model_copy(update={"limit_valid": 4, "limit_test": 4})
+    fitted = fit(cls, {"backbone": backbone, "zero_shot": True}, data, task, 3)
+    other = cls(config, data.catalogue())
+    trained = {n for n, p in fitted.model.backbone.named_parameters() if p.requires_grad}
+    assert not trained
+    for (_, a), (_, b) in zip(fitted.model.backbone.named_parameters(), other.backbone.named_parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_head_without_training_is_refused() -> None:
+    data, _ = planted("preference")
+    with pytest.raises(InputError, match="a head without training says nothing"):
+        Pointwise(Pointwise.Config(backbone=tiny_bert(), zero_shot=True), data.catalogue())
+    with pytest.raises(InputError, match=r"answer: words needs a decoder or an encoder-decoder"):
+        Pointwise(Pointwise.Config(backbone=tiny_bert(), answer="words"), data.catalogue())
+
+
+def test_few_shot_rows_are_the_same_for_every_way() -> None:
+    data, task = planted("preference")
+    few = few_shot(data, task, 16, seed=0)
+    for backbone in (tiny_bert(), tiny("llama")):
+        model = Pointwise(Pointwise.Config(backbone=backbone), few.catalogue())
+        rows = RecDataModule(few, task, model.batch_spec()).train_rows
+        batch = rows[rows.all]
+        seen = sorted(zip(batch.user.tolist(), batch.item.tolist(), strict=True))  # type: ignore[union-attr]
+        assert seen == sorted(zip(few.train.user.tolist(), few.train.item.tolist(), strict=True))
+        assert len(seen) == 16
+
+
+EXPERIMENT = """\
+name: e
+dataset: {{source: csv, interactions: {folder}/interactions.csv, items: {folder}/items.csv}}
+task: {{kind: preference, split: {{kind: ratio}}, metrics: [auc]}}
+trainer: {{max_epochs: 2{trainer}}}
+models:
+  llm: {{class: benchmark.llm.pointwise.Pointwise, backbone: {backbone}, max_length: 128{more}}}
+"""
+
+
+def record_of(folder: Path, more: str = "", trainer: str = "", backbone: str = "") -> Any:
+    text = EXPERIMENT.format(folder=folder, backbone=backbone or tiny("llama"), more=more, trainer=trainer)
+    (folder / "e.yaml").write_text(text)
+    return run(Experiment.load(folder / "e.yaml"), folder / "runs")[0]
+
+
+def test_a_diverging_run_is_recorded_as_failed_with_the_step(tiny_csv: Path) -> None:
+    record = record_of(tiny_csv, ", learning_rate: 1.0e+30, peft: {kind: full}, schedule: constant, warmup: 0")
+    assert record.status == "failed"
+    assert re.search(r"the training loss is nan in epoch 0 \(step \d\); lower the learning rate", record.error)
+
+
+def test_the_record_says_what_was_read_and_cut(tiny_csv: Path) -> None:
+    record = record_of(tiny_csv, ", max_history: 3")
+    assert record.status == "finished", record.error
+    assert record.model_report["padding_share"] <= 0.05
+    assert record.model_report["training_tokens"] > 1000
+    assert record.model_report["prompts_cut_share"] == 0.0
+    cut = record_of(tiny_csv).model_report  # ten items do not always fit into 128 tokens of this vocabulary
+    assert 0 < cut["prompts_cut_share"] < 1
+    assert cut["history_items_cut_a_prompt"] >= cut["prompts_cut_share"]
+    short = record_of(tiny_csv, ", peft: {kind: adalora, rank: 2}", backbone=tiny_bert())
+    assert short.model_report["adalora_mean_rank"] == pytest.approx(2)
+
+
+def test_strategies_pass_through_to_lightning(tiny_csv: Path) -> None:
+    """FSDP needs a GPU: that is what Lightning itself says of it here, so it did get the name."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    record = record_of(tiny_csv, trainer=", strategy: fsdp, accelerator: cpu")
+    assert record.status == "failed"
+    assert "strategy `fsdp` requires a GPU" in record.error
+
+
+def test_tokens_are_kept_between_runs(tiny_csv: Path) -> None:
+    first = record_of(tiny_csv)
+    assert first.status == "finished", first.error
+    files = {f: f.stat().st_mtime_ns for f in (tiny_csv / "runs" / "tokens").glob("*.safetensors")}
+    assert files
+    record_of(tiny_csv, ", learning_rate: 1.0e-4")
+    assert {f: f.stat().st_mtime_ns for f in (tiny_csv / "runs" / "tokens").glob("*.safetensors")} == files
+
+
+def test_the_adapter_of_a_run_loads_with_plain_peft(tiny_csv: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    record = record_of(tiny_csv)
+    folder = tiny_csv / "runs" / record.key / "checkpoint" / "adapter"
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny("llama")), folder)
+    assert json.loads((folder / "adapter_config.json").read_text())["peft_type"] == "LORA"
