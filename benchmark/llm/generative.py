@@ -19,7 +19,7 @@ from benchmark.llm.backbone import kind_of, load_tokenizer
 from benchmark.llm.beam import NEVER, beam_search
 from benchmark.llm.buckets import length_buckets, passes
 from benchmark.llm.encoder import TOKENS_PER_PASS
-from benchmark.llm.language_model import LanguageModel, State
+from benchmark.llm.language_model import KEPT_COST, LanguageModel, State
 from benchmark.llm.prompts import TokenBatch, special_tokens
 from benchmark.llm.reader import Reader
 from benchmark.llm.templates import Prompt
@@ -177,7 +177,7 @@ class Generative(LanguageRecommender):
         row = torch.arange(len(rows), device=self.device).repeat_interleave(items.shape[1])
         answers = self._answers(flat)
         out = torch.empty(len(flat), device=self.device)
-        length = answers.lengths + int(state.mask.shape[1]) // 4  # the prompt's keys and values are copied for each
+        length = answers.lengths + KEPT_COST * int(state.mask.shape[1])
         for part in length_buckets(length, tokens_per_batch=self.config.tokens_per_pass, seed=None):
             at = torch.from_numpy(part).to(self.device)
             answer, real = (t.to(self.device) for t in answers.pad(part))

@@ -17,7 +17,7 @@ from benchmark.errors import InputError
 from benchmark.llm.backbone import Backbone, kind_of, load_tokenizer
 from benchmark.llm.buckets import in_order, length_buckets, passes
 from benchmark.llm.encoder import TOKENS_PER_PASS, Encoder, Pooling
-from benchmark.llm.language_model import LanguageModel
+from benchmark.llm.language_model import KEPT_COST, LanguageModel
 from benchmark.llm.prompts import TokenBatch
 from benchmark.llm.reader import Reader
 from benchmark.llm.templates import Prompt, Template, Way
@@ -212,10 +212,8 @@ class Pointwise(LanguageRecommender):
             tails = self._read(batch, item, row=users[row], section="tail")
             vectors = self.vectors(batch, item, chosen[torch.from_numpy(row).to(self.device)])
             flat = torch.empty(len(row), device=self.device)
-            # keys and values of the head are copied for each candidate: they count as much as tokens do
-            for rows in length_buckets(
-                tails.lengths + heads.lengths[users][row] // 4, tokens_per_batch=budget, seed=None
-            ):
+            cost = tails.lengths + KEPT_COST * heads.lengths[users][row]
+            for rows in length_buckets(cost, tokens_per_batch=budget, seed=None):
                 at = torch.from_numpy(rows).to(self.device)
                 ids, mask = model.pad(tails, rows)
                 taken = state.take(torch.from_numpy(row[rows]).to(self.device))

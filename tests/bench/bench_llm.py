@@ -25,14 +25,19 @@ from torch import Tensor
 
 from benchmark.data.text import item_texts, user_profiles
 from benchmark.errors import InputError
-from benchmark.llm.backbone import DEFAULT_BACKBONE, Backbone, Peft, pool, resolve
-from benchmark.llm.prompts import History, Prompt, PromptTokens, flat_prompts, length_buckets
+from benchmark.llm.adapters import Peft
+from benchmark.llm.buckets import length_buckets
+from benchmark.llm.encoder import Encoder, pool
+from benchmark.llm.locate import DEFAULT_BACKBONE, resolve
+from benchmark.llm.prompts import History, PromptTokens, flat_prompts
+from benchmark.llm.templates import Prompt
 
 N, SMALL, ROUNDS = 512, 64, 2  # prompts, prompts of a small bench, turns
 BATCH = 32
 WIDTH = 128  # the naive sides pad to it, and no prompt is longer
 TOKENS_PER_PASS = 2048
 Batch = tuple[Tensor, Tensor, Tensor]
+PROMPT = Prompt().filled("pointwise")
 
 
 @dataclass
@@ -51,7 +56,7 @@ class Problem:
         out = []
         for row, (start, end) in enumerate(zip(self.history.offsets[:-1], self.history.offsets[1:], strict=True)):
             out.append(
-                Prompt().render(
+                PROMPT.render(
                     self.profiles[self.profile[row]],
                     [self.items[i] for i in self.history.items[start:end]],
                     self.history.liked[start:end].tolist(),
@@ -93,7 +98,7 @@ def make_problem(n: int, seed: int = 0) -> Problem:
         profiles=user_profiles(users, ["age", "gender", "occupation"]),
         candidate=item[target],
         profile=user[target].astype(np.int64),
-        history=History(item[before], offsets, liked[before]),
+        history=History(item[before], offsets, liked[before].astype(np.float32)),
         label=torch.from_numpy(liked[target].astype(np.float32)),
     )
 
@@ -174,10 +179,10 @@ def run(small: bool = False) -> list[dict[str, Any]]:
     """Return the comparisons: what, reference, ours_s, reference_s, ratio, reach (largest ratio wanted), note."""
     n, rounds = (SMALL, 1) if small else (N, ROUNDS)
     problem = make_problem(n)
-    ours = Backbone(seed=0, peft=Peft(rank=8))
+    ours = Encoder(seed=0, peft=Peft(rank=8))
     tokenizer = ours.tokenizer
     texts = problem.texts()
-    pieces = PromptTokens(Prompt(), tokenizer, problem.items, problem.profiles)
+    pieces = PromptTokens(PROMPT, tokenizer, problem.items, problem.profiles)
 
     def build() -> Any:
         return flat_prompts(pieces, WIDTH, problem.candidate, problem.history, problem.profile)
@@ -290,7 +295,7 @@ def through_lightning(small: bool) -> dict[str, Any]:
     for batch in module.train_dataloader():
         assert batch.item is not None
         assert batch.label is not None
-        batches.append((*model.prompts(batch, batch.item).pad(), batch.label))
+        batches.append((*model.prompts(batch).pad(), batch.label))
     plain = _Side(plain_model(dropout=False), batches, fused=True)
 
     def ours() -> None:

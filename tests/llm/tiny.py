@@ -40,7 +40,7 @@ def tokenizer(chat: bool = False) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    inner.train_from_iterator([*_CORPUS, *letters, "Yes", "No"] * 20, trainer)
+    inner.train_from_iterator([*_CORPUS, *letters, "Yes", "No", "是", "否"] * 20, trainer)
     inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
