@@ -52,6 +52,22 @@ def folders(tmp_path: Path) -> list[object]:
     return ["--runs", tmp_path / "runs", "--results", tmp_path / "results"]
 
 
+def test_prepare_shows_prompts(tiny_experiment: Path, folders: list[object]) -> None:
+    assert "no model of this experiment reads prompts" in levelfield(
+        "prepare", tiny_experiment, "--show", 2, *folders[:2]
+    ).stdout.replace("\n", " ")
+    path = tiny_experiment.with_name("llm.yaml")
+    text = tiny_experiment.read_text(encoding="utf-8").partition("models:")[0]
+    path.write_text(text + "models: {llm: {class: benchmark.llm.pointwise.Pointwise}}\n", encoding="utf-8")
+    done = levelfield("prepare", path, "--show", 2, *folders[:2])
+    assert "llm, prompt 2: " in done.stdout
+    assert "will the user like" in done.stdout.replace("\n", " ")
+    assert "prompt 3" not in done.stdout
+    wrong = levelfield("prepare", path, "models.llm.prompt.template='{candidat}'", "--show", 1, *folders[:2])
+    assert wrong.returncode == 2
+    assert "unknown slot 'candidat'; did you mean 'candidate'?" in wrong.stderr
+
+
 def test_help_names_the_commands_and_how_to_start() -> None:
     text = levelfield("--help").stdout
     for word in ("prepare", "run", "table", "experiments/quickstart.yaml"):

@@ -18,7 +18,7 @@ BASE = {"learning_rate": 0.003, "batch_size": 32, "schedule": "constant", "peft"
 class TestExact(RecommenderContract):
     model = Generative
     config = {**BASE, "backbone": tiny("llama"), "search": "exact"}
-    epochs = 4
+    epochs = 7
     floor = 0.6
 
 
@@ -39,7 +39,7 @@ class TestSeq2Seq(RecommenderContract):
 class TestEmbedding(RecommenderContract):
     model = Generative
     config = {**BASE, "backbone": tiny("llama"), "grounding": "embedding", "free_beams": 3, "free_tokens": 10}
-    epochs = 4
+    epochs = 10
     floor = 0.55
 
 

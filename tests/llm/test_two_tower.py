@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmark.data.batch import Batch
 from benchmark.llm.training import ADAPTER
 from benchmark.llm.two_tower import TwoTower
 from tests.contract import RecommenderContract, fit, quiet
@@ -19,6 +20,48 @@ class TestTwoTower(RecommenderContract):
     config = {"backbone": tiny_bert(), "learning_rate": 0.01, "batch_size": 32}
     epochs = 8
     floor = 0.75
+
+
+class TestWithDrawnNegativesAndIds(RecommenderContract):
+    model = TwoTower
+    config = {**TestTwoTower.config, "negatives": 16, "id_embedding": True}
+    epochs = 8
+    floor = 0.75
+
+
+def test_log_q_correction_takes_out_how_often_an_item_is_a_negative() -> None:
+    """With the right logits the gradient of the corrected loss is that of the softmax over the whole catalogue."""
+    data, _ = planted("ranking")
+    model = TwoTower(TwoTower.Config(backbone=tiny_bert(), negatives=4000), data.catalogue()).eval()
+    history = torch.tensor([[1, 2, 3, 4, 5]])
+    batch = Batch(user=torch.tensor([2]), history=history, history_length=torch.tensor([5]))
+    with torch.no_grad():
+        model.popularity.zero_()
+        sampled = model.loss(batch)
+        vectors = model.encode_items(torch.arange(data.n_items))
+        means = [model.nobody, *(vectors[history[0, :i]] for i in range(1, 5))]
+        losses = []
+        for i, seen in enumerate(means):
+            if i:
+                age = torch.arange(i - 1, -1, -1)
+                weight = torch.exp(-torch.nn.functional.softplus(model.decay) * age)
+                seen = (weight / weight.sum()) @ seen
+            user = model._user(seen)
+            logits = vectors @ user / model.config.temperature
+            others = [j for j in history[0].tolist() if j != int(history[0, i])]
+            logits[others] = float("-inf")
+            losses.append(torch.nn.functional.cross_entropy(logits.unsqueeze(0), history[0, i : i + 1]))
+    # 4,000 draws cover the catalogue, each item as often as any other: what is left is a constant
+    torch.testing.assert_close(sampled, torch.stack(losses).mean(), rtol=2e-2, atol=1e-2)
+
+
+def test_a_vector_of_its_own_starts_at_the_text() -> None:
+    data, _ = planted("ranking")
+    plain = TwoTower(TwoTower.Config(backbone=tiny_bert()), data.catalogue()).eval()
+    with_ids = TwoTower(TwoTower.Config(backbone=tiny_bert(), id_embedding=True), data.catalogue()).eval()
+    items = torch.arange(9)
+    torch.testing.assert_close(with_ids.encode_items(items), plain.encode_items(items))
+    assert "id.weight" in with_ids.weights()
 
 
 def test_items_are_encoded_once_an_evaluation_and_anew_after_training() -> None:

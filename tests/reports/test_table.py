@@ -14,6 +14,7 @@ from benchmark.reports import render
 from benchmark.reports.table import Cell, ComparisonTable, Row, _ranked, build, title
 from benchmark.runs.record import RunStore
 from benchmark.runs.run import run
+from tests.llm.tiny import tiny
 
 
 def test_a_table_from_real_runs(tiny_experiment: Path, tmp_path: Path) -> None:
@@ -32,6 +33,21 @@ def test_a_table_from_real_runs(tiny_experiment: Path, tmp_path: Path) -> None:
     assert cell.low <= cell.mean <= cell.high
     assert "test users ranked against the full catalogue" in table.protocol
     assert "mean ± s.d. over 2 seeds" in table.protocol
+
+
+def test_what_a_model_counts_itself_is_a_column(tiny_experiment: Path, tmp_path: Path) -> None:
+    text = tiny_experiment.read_text(encoding="utf-8").replace("[ndcg@10, auc]", "[ndcg@10, valid@5]")
+    titles = f"{{class: benchmark.llm.generative.Generative, backbone: {tiny('llama')}, zero_shot: true, dtype: float32}}"
+    tiny_experiment.write_text(text.replace("models:\n", f"models:\n  titles: {titles}\n"), encoding="utf-8")
+    experiment = Experiment.load(tiny_experiment, ["seeds=[0]"])
+    records = run(experiment, tmp_path / "runs")
+    table = build(experiment, records, RunStore(tmp_path / "runs"))
+    assert table.columns[1] == "Valid@5"
+    cells = {row.label: row.cells[1] for row in table.rows}
+    assert cells["titles"].mean == 1.0
+    assert cells["ease"].reason == "undefined"
+    assert {row.label: row.group for row in table.rows}["titles"] == "llm-zero-shot"
+    assert records[0].metrics["test"]["valid@5"] == 1.0
 
 
 def test_metrics_that_were_not_asked_for_at_run_time_come_from_the_ranks(tiny_experiment: Path, tmp_path: Path) -> None:
