@@ -217,11 +217,16 @@ class Recommender(LightningModule):
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         # tied weights stand under two names, and named_parameters gives the first of them alone
         others = {name for name, _ in self.named_parameters(remove_duplicate=False)} - trained
-        return {
-            name: value.detach().cpu().contiguous()
-            for name, value in self.state_dict().items()
-            if name not in others and name != "anchor"
-        }
+        kept: dict[str, Tensor] = {}
+        seen: set[tuple[int, torch.Size]] = set()
+        for name, value in self.state_dict().items():
+            # some adapters share one buffer among their layers; a file holds it once
+            place = value.data_ptr(), value.shape
+            if name in others or name == "anchor" or (value.numel() and place in seen):
+                continue
+            seen.add(place)
+            kept[name] = value.detach().cpu().contiguous()
+        return kept
 
     def save(self, folder: Path) -> None:
         """Write the weights to ``folder``; models with an adapter add it in PEFT's own layout."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from benchmark.data.budget import few_shot
 from benchmark.data.datamodule import RecDataModule
 from benchmark.errors import InputError
 from benchmark.experiment import Experiment
+from benchmark.llm.adapters import PeftKind
 from benchmark.llm.generative import Generative
 from benchmark.llm.pointwise import Pointwise
 from benchmark.llm.training import LLMConfig, factor
@@ -117,6 +118,19 @@ def test_zero_shot_trains_nothing_and_stands_in_its_own_group(cls: Any) -> None:
     assert not trained
     for (_, a), (_, b) in zip(fitted.model.backbone.named_parameters(), other.backbone.named_parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("kind", [k for k in get_args(PeftKind) if k != "prefix"])
+def test_every_kind_trains_is_saved_and_comes_back(kind: str, tmp_path: Path) -> None:
+    data, task = planted("ranking")
+    config = {"backbone": tiny_bert(), "peft": {"kind": kind, "rank": 2, "virtual_tokens": 3}, "learning_rate": 0.01}
+    fitted = fit(TwoTower, config, data, task, 1)
+    fitted.model.save(tmp_path)
+    other = TwoTower(fitted.model.config, data.catalogue()).eval()
+    other.restore(tmp_path)
+    batch = fitted.batch()
+    with torch.no_grad():
+        assert torch.equal(other.score(batch), fitted.score(batch))
 
 
 def test_a_head_without_training_is_refused() -> None:

@@ -37,7 +37,8 @@ def test_a_table_from_real_runs(tiny_experiment: Path, tmp_path: Path) -> None:
 
 def test_what_a_model_counts_itself_is_a_column(tiny_experiment: Path, tmp_path: Path) -> None:
     text = tiny_experiment.read_text(encoding="utf-8").replace("[ndcg@10, auc]", "[ndcg@10, valid@5]")
-    titles = f"{{class: benchmark.llm.generative.Generative, backbone: {tiny('llama')}, zero_shot: true, dtype: float32}}"
+    backbone = f"backbone: {tiny('llama')}, zero_shot: true, dtype: float32"
+    titles = f"{{class: benchmark.llm.generative.Generative, {backbone}}}"
     tiny_experiment.write_text(text.replace("models:\n", f"models:\n  titles: {titles}\n"), encoding="utf-8")
     experiment = Experiment.load(tiny_experiment, ["seeds=[0]"])
     records = run(experiment, tmp_path / "runs")
