@@ -283,7 +283,7 @@ def _run_pair(folder: Path, jobs: list[str]) -> None:
         pair.append(subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True))
     try:
         for process in pair:
-            _, errors = process.communicate(timeout=300)
+            _, errors = process.communicate(timeout=900)
             assert process.returncode == 0, errors[-3000:]
     finally:
         for process in pair:

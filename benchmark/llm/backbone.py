@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -88,13 +89,11 @@ class Backbone(nn.Module):
         self.name = str(name)
         self.peft = Peft() if peft is None else peft
         self.loading = Loading() if loading is None else loading
-        _check_quantization(self.loading, self.peft)
         self.source = resolve(name)
+        self.kind = kind_of(name, self.loading.trust_remote_code)
+        check_loading(self.name, self.peft, self.loading, self.kind, self.head)
         self.tokenizer = load_tokenizer(self.name, self.loading.trust_remote_code)
-        base, self.kind = _load(self.name, self.source, self.peft, self.loading, self.head)
-        if self.peft.kind == "prefix" and self.kind != "decoder":
-            # an encoder has no keys and values of an earlier text that a prefix could stand for
-            raise InputError(f"peft.kind: prefix needs a decoder, and '{self.name}' is {_NAMES[self.kind]}; use prompt")
+        base = _load(self.name, self.source, self.peft, self.loading, self.kind, self.head)
         # PEFT writes this name into adapter folders, which travel: no path of this machine where a hub name will do
         base.name_or_path = base.config._name_or_path = self.name
         config = base.config.get_text_config()
@@ -263,8 +262,8 @@ def _kind(config: Any) -> Kind:
     return "decoder" if causal else "encoder"
 
 
-def _load(name: str, source: Path | str, peft: Peft, loading: Loading, head: bool) -> tuple[Any, Kind]:
-    """Return the transformers model and its kind; a seq2seq model without its head brings its encoder alone."""
+def _load(name: str, source: Path | str, peft: Peft, loading: Loading, kind: Kind, head: bool) -> Any:
+    """Return the transformers model; a seq2seq model without its head brings its encoder alone."""
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
     from transformers.utils import logging
@@ -274,11 +273,6 @@ def _load(name: str, source: Path | str, peft: Peft, loading: Loading, head: boo
     logging.disable_progress_bar()
     try:
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=trust)
-        kind = _kind(config)
-        if head and kind == "encoder":
-            raise InputError(
-                f"backbone '{name}' is an encoder ({config.model_type}): this needs a decoder or an encoder-decoder"
-            )
         # some seq2seq families have their encoder as a model of its own; of the others the decoder is thrown away
         alone = kind == "seq2seq" and config.model_type in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
         if head:
@@ -303,7 +297,7 @@ def _load(name: str, source: Path | str, peft: Peft, loading: Loading, head: boo
         from peft import prepare_model_for_kbit_training
 
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=loading.gradient_checkpointing)
-    return model, kind
+    return model
 
 
 def _options(peft: Peft, loading: Loading) -> dict[str, Any]:
@@ -324,9 +318,17 @@ def _options(peft: Peft, loading: Loading) -> dict[str, Any]:
     return options
 
 
-def _check_quantization(loading: Loading, peft: Peft) -> None:
-    import importlib.util
+def check_loading(name: str, peft: Peft, loading: Loading, kind: Kind, head: bool) -> None:
+    """Refuse what cannot be loaded on this machine, or of this kind of backbone, before anything is loaded.
 
+    Raises:
+        InputError: the reason, in one line.
+    """
+    if head and kind == "encoder":
+        raise InputError(f"backbone '{name}' is an encoder: this needs a decoder or an encoder-decoder")
+    if peft.kind == "prefix" and kind != "decoder":
+        # an encoder has no keys and values of an earlier text that a prefix could stand for
+        raise InputError(f"peft.kind: prefix needs a decoder, and '{name}' is {_NAMES[kind]}; use prompt")
     wanted = loading.quantization
     if wanted is None:
         return

@@ -15,7 +15,7 @@ from benchmark.data.batch import Batch, BatchSpec
 from benchmark.data.schema import Catalogue
 from benchmark.data.text import TokenTable, offsets_of
 from benchmark.errors import InputError
-from benchmark.llm.backbone import kind_of, load_tokenizer
+from benchmark.llm.backbone import Kind, kind_of, load_tokenizer
 from benchmark.llm.beam import NEVER, beam_search
 from benchmark.llm.buckets import length_buckets, passes
 from benchmark.llm.encoder import TOKENS_PER_PASS
@@ -87,15 +87,9 @@ class Generative(LanguageRecommender):
         if tokenizer.eos_token_id is None:
             raise InputError(f"backbone '{config.backbone}': its tokenizer has no closing token (eos_token)")
         self.end = int(tokenizer.eos_token_id)
-        self.reader = Reader(
-            config.prompt.filled("generative"),
-            tokenizer,
-            catalogue,
-            min(config.max_length, self.backbone.max_length),
-            config.item_fields,
-            n_tokens=self.backbone.n_tokens,
-            answer_follows=self.backbone.kind == "decoder",
-        )
+        model = self.backbone
+        self.reader = self.reader_of(config, catalogue, model.tokenizer, model.kind, model.n_tokens)
+        self.reader.max_length = min(self.reader.max_length, model.max_length)
         titles = self.reader.pieces.answers(self.reader.items)
         self.trie = Trie(titles, self.end)
         self.titles = _closed(titles, self.end)
@@ -106,11 +100,27 @@ class Generative(LanguageRecommender):
         self._valid, self._judged = [0.0] * len(VALID_AT), 0
 
     @classmethod
+    def reader_of(
+        cls, config: Any, catalogue: Catalogue, tokenizer: Any, kind: Kind, n_tokens: int | None = None
+    ) -> Reader:
+        return Reader(
+            config.prompt.filled("generative"),
+            tokenizer,
+            catalogue,
+            config.max_length,
+            config.item_fields,
+            n_tokens=n_tokens,
+            answer_follows=kind == "decoder",
+        )
+
+    @classmethod
+    def generates(cls, config: Any) -> bool:
+        return True
+
+    @classmethod
     def examples(cls, config: Any, catalogue: Catalogue, batch: Batch, n: int) -> list[tuple[str, int, int]]:
-        follows = kind_of(config.backbone, config.trust_remote_code) == "decoder"
-        tokenizer = load_tokenizer(config.backbone, config.trust_remote_code)
-        template = config.prompt.filled("generative")
-        reader = Reader(template, tokenizer, catalogue, config.max_length, config.item_fields, answer_follows=follows)
+        kind = kind_of(config.backbone, config.trust_remote_code)
+        reader = cls.reader_of(config, catalogue, load_tokenizer(config.backbone, config.trust_remote_code), kind)
         return reader.show(batch, n)
 
     def batch_spec(self) -> BatchSpec:

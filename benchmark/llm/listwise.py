@@ -15,7 +15,7 @@ from benchmark.data.batch import Batch, BatchSpec, Ragged
 from benchmark.data.schema import Catalogue
 from benchmark.data.seeded import mix
 from benchmark.data.sequences import take, unique_pairs
-from benchmark.llm.backbone import kind_of, load_tokenizer
+from benchmark.llm.backbone import Kind, kind_of, load_tokenizer
 from benchmark.llm.buckets import in_order, length_buckets, passes
 from benchmark.llm.encoder import TOKENS_PER_PASS
 from benchmark.llm.language_model import LanguageModel
@@ -59,16 +59,9 @@ class Listwise(LanguageRecommender):
         super().__init__(config, catalogue)
         self.backbone = LanguageModel(config.backbone, config.used_peft(), config.loading())
         self.width = min(config.n_candidates, self.n_items)
-        self.reader = Reader(
-            config.prompt.filled("listwise"),
-            self.backbone.tokenizer,
-            catalogue,
-            min(config.max_length, self.backbone.max_length),
-            config.item_fields,
-            n_tokens=self.backbone.n_tokens,
-            answer_follows=self.backbone.kind == "decoder",
-            answers=LABELS[: self.width],
-        )
+        model = self.backbone
+        self.reader = self.reader_of(config, catalogue, model.tokenizer, model.kind, model.n_tokens)
+        self.reader.max_length = min(self.reader.max_length, model.max_length)
         self.register_buffer("letters", torch.tensor(self.reader.pieces.answer_ids), persistent=False)
         train = catalogue.train
         self._owned = unique_pairs(train.user, train.item, self.n_users, self.n_items)
@@ -83,11 +76,28 @@ class Listwise(LanguageRecommender):
         self._stage = (stages["first_stage"],)
 
     @classmethod
+    def reader_of(
+        cls, config: Any, catalogue: Catalogue, tokenizer: Any, kind: Kind, n_tokens: int | None = None
+    ) -> Reader:
+        return Reader(
+            config.prompt.filled("listwise"),
+            tokenizer,
+            catalogue,
+            config.max_length,
+            config.item_fields,
+            n_tokens=n_tokens,
+            answer_follows=kind == "decoder",
+            answers=LABELS[: min(config.n_candidates, catalogue.n_items)],
+        )
+
+    @classmethod
+    def generates(cls, config: Any) -> bool:
+        return True
+
+    @classmethod
     def examples(cls, config: Any, catalogue: Catalogue, batch: Batch, n: int) -> list[tuple[str, int, int]]:
-        follows = kind_of(config.backbone, config.trust_remote_code) == "decoder"
-        tokenizer = load_tokenizer(config.backbone, config.trust_remote_code)
-        template = config.prompt.filled("listwise")
-        reader = Reader(template, tokenizer, catalogue, config.max_length, config.item_fields, answer_follows=follows)
+        kind = kind_of(config.backbone, config.trust_remote_code)
+        reader = cls.reader_of(config, catalogue, load_tokenizer(config.backbone, config.trust_remote_code), kind)
         # the first stage is not trained yet: any items show what a list looks like
         width = min(config.n_candidates, catalogue.n_items)
         return reader.show(batch.newest(config.max_history), n, options=torch.arange(width).expand(len(batch), -1))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from benchmark.data.batch import Batch, BatchSpec
 from benchmark.data.schema import Catalogue
 from benchmark.errors import InputError
-from benchmark.llm.backbone import Backbone, kind_of, load_tokenizer
+from benchmark.llm.backbone import Backbone, Kind, kind_of, load_tokenizer
 from benchmark.llm.buckets import in_order, length_buckets, passes
 from benchmark.llm.encoder import TOKENS_PER_PASS, Encoder, Pooling
 from benchmark.llm.language_model import KEPT_COST, LanguageModel
@@ -65,15 +65,13 @@ class Pointwise(LanguageRecommender):
 
     def __init__(self, config: PointwiseConfig, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
-        self.words = _in_words(config)
-        if not self.words and config.zero_shot:
-            raise InputError("zero_shot: a head without training says nothing; use a decoder with answer: words")
+        self.words = self.generates(config)
         peft, loading = config.used_peft(), config.loading()
         if self.words or kind_of(config.backbone, config.trust_remote_code) != "encoder":
             self.backbone: Backbone = LanguageModel(config.backbone, peft, loading)
         else:
             self.backbone = Encoder(config.backbone, peft, loading, pooling=config.pooling)
-        self.reader = self._reader(config.prompt.filled(self.way))
+        self.reader = self._reader()
         if self.words:
             self.register_buffer("answers", torch.tensor(self.reader.pieces.answer_ids), persistent=False)
         else:
@@ -81,17 +79,11 @@ class Pointwise(LanguageRecommender):
             nn.init.zeros_(self.head.bias)
         self.dropout = nn.Dropout(config.head_dropout)
 
-    def _reader(self, template: Template) -> Reader:
-        return Reader(
-            template,
-            self.backbone.tokenizer,
-            self.catalogue,
-            min(self.config.max_length, self.backbone.max_length),
-            self.config.item_fields,
-            n_tokens=self.backbone.n_tokens,
-            answer_follows=isinstance(self.backbone, LanguageModel) and self.backbone.kind == "decoder",
-            answers=template.answers if self.words else (),
-        )
+    def _reader(self, template: Template | None = None) -> Reader:
+        model = self.backbone
+        reader = self.reader_of(self.config, self.catalogue, model.tokenizer, model.kind, model.n_tokens, template)
+        reader.max_length = min(reader.max_length, model.max_length)
+        return reader
 
     @property
     def active(self) -> Reader:
@@ -99,13 +91,40 @@ class Pointwise(LanguageRecommender):
         return self.reader
 
     @classmethod
+    def reader_of(
+        cls,
+        config: Any,
+        catalogue: Catalogue,
+        tokenizer: Any,
+        kind: Kind,
+        n_tokens: int | None = None,
+        template: Template | None = None,
+    ) -> Reader:
+        template = template or config.prompt.filled(cls.way)
+        return Reader(
+            template,
+            tokenizer,
+            catalogue,
+            config.max_length,
+            config.item_fields,
+            n_tokens=n_tokens,
+            answer_follows=kind == "decoder",
+            answers=template.answers if cls.generates(config) else (),
+        )
+
+    @classmethod
+    def generates(cls, config: Any) -> bool:
+        encoder = kind_of(config.backbone, config.trust_remote_code) == "encoder"
+        if config.zero_shot and (encoder or config.answer == "head"):
+            raise InputError("zero_shot: a head without training says nothing; use a decoder with answer: words")
+        return config.answer == "words" or (not encoder and config.answer == "auto")
+
+    @classmethod
     def examples(cls, config: Any, catalogue: Catalogue, batch: Batch, n: int) -> list[tuple[str, int, int]]:
-        follows = kind_of(config.backbone, config.trust_remote_code) == "decoder"
-        tokenizer = load_tokenizer(config.backbone, config.trust_remote_code)
-        template = config.prompt.filled(cls.way)
-        reader = Reader(template, tokenizer, catalogue, config.max_length, config.item_fields, answer_follows=follows)
+        kind = kind_of(config.backbone, config.trust_remote_code)
+        reader = cls.reader_of(config, catalogue, load_tokenizer(config.backbone, config.trust_remote_code), kind)
         assert batch.candidates is not None
-        return reader.show(batch, n, candidate=batch.candidates[:, 0])
+        return reader.show(batch.newest(config.max_history), n, candidate=batch.candidates[:, 0])
 
     def batch_spec(self) -> BatchSpec:
         spec = super().batch_spec()
@@ -224,14 +243,6 @@ class Pointwise(LanguageRecommender):
 
     def report(self) -> dict[str, float]:
         return {**super().report(), **self.reader.report()}
-
-
-def _in_words(config: PointwiseConfig) -> bool:
-    """Return whether the answer is a word."""
-    generates = kind_of(config.backbone, config.trust_remote_code) != "encoder"
-    if config.answer == "words" and not generates:
-        raise InputError(f"answer: words needs a decoder or an encoder-decoder, and '{config.backbone}' is an encoder")
-    return generates and config.answer != "head"
 
 
 def _lengths(prompts: TokenBatch) -> Tensor:

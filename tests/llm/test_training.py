@@ -137,7 +137,7 @@ def test_a_head_without_training_is_refused() -> None:
     data, _ = planted("preference")
     with pytest.raises(InputError, match="a head without training says nothing"):
         Pointwise(Pointwise.Config(backbone=tiny_bert(), zero_shot=True), data.catalogue())
-    with pytest.raises(InputError, match=r"answer: words needs a decoder or an encoder-decoder"):
+    with pytest.raises(InputError, match=r"is an encoder: this needs a decoder or an encoder-decoder"):
         Pointwise(Pointwise.Config(backbone=tiny_bert(), answer="words"), data.catalogue())
 
 
@@ -151,6 +151,61 @@ def test_few_shot_rows_are_the_same_for_every_way() -> None:
         seen = sorted(zip(batch.user.tolist(), batch.item.tolist(), strict=True))  # type: ignore[union-attr]
         assert seen == sorted(zip(few.train.user.tolist(), few.train.item.tolist(), strict=True))
         assert len(seen) == 16
+
+
+STAGES = """\
+name: stages
+dataset: {{source: csv, interactions: {folder}/interactions.csv, items: {folder}/items.csv}}
+task: {{split: {{kind: leave_last_out}}, metrics: [ndcg@10], limit_valid: 9, limit_test: 9}}
+trainer: {{max_epochs: 1}}
+models:
+  rerank: {{class: benchmark.llm.listwise.Listwise, backbone: {llama}, first_stage: ease, n_candidates: 5}}
+  vectors:
+    class: benchmark.llm.collaborative.Collaborative
+    backbone: {llama}
+    collaborative: mf
+    text_epochs: 1
+    limit_train: 64
+  ease: {{class: baselines.ease.EASE}}
+  mf: {{class: baselines.mf.MF, embedding_size: 8}}
+"""
+
+
+def test_stages_are_trained_once_by_the_run_store(tiny_csv: Path) -> None:
+    path = tiny_csv / "stages.yaml"
+    path.write_text(STAGES.format(folder=tiny_csv, llama=tiny("llama")))
+    records = {r.label: r for r in run(Experiment.load(path), tiny_csv / "runs")}
+    assert {r.status for r in records.values()} == {"finished"}, [r.error for r in records.values()]
+    assert records["rerank"].spec["stages"]["first_stage"] == records["ease"].spec
+    assert len(records["vectors"].curve) == 2
+    kept = {r.key for r in records.values()}
+    assert {f.parent.name for f in (tiny_csv / "runs").glob("*/record.json")} == kept
+    again = run(Experiment.load(path), tiny_csv / "runs")
+    assert [r.key for r in again] == [r.key for r in records.values()]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (", answer: words, backbone: {bert}", "is an encoder: this needs a decoder"),
+        (", zero_shot: true, backbone: {bert}", "a head without training says nothing"),
+        (", quantization: 4bit", "needs a CUDA GPU"),
+        (", peft: {{kind: prefix}}, backbone: {bert}", "prefix needs a decoder"),
+        (", prompt: {{answers: [Certainly, Never]}}", "no single token for 'Certainly'"),
+        (", prompt: {{template: '{{history}}'}}", "needs the slot '{candidate}'"),
+        (", backbone: /no/such/folder", "there is no such folder"),
+        (", item_fields: [titel]", "unknown item field 'titel'; did you mean 'title'"),
+    ],
+)
+def test_bad_settings_are_found_before_anything_runs(tiny_csv: Path, more: str, message: str) -> None:
+    if torch.cuda.is_available() and "quantization" in more:
+        pytest.skip("this machine has a GPU")
+    backbone = "" if "backbone:" in more else f", backbone: {tiny('llama')}"
+    text = EXPERIMENT.replace(", backbone: {backbone}", backbone)
+    (tiny_csv / "e.yaml").write_text(text.format(folder=tiny_csv, more=more.format(bert=tiny("bert")), trainer=""))
+    with pytest.raises(InputError, match=re.escape(message)):
+        run(Experiment.load(tiny_csv / "e.yaml"), tiny_csv / "runs")
+    assert not list((tiny_csv / "runs").glob("*/record.json"))
 
 
 EXPERIMENT = """\
