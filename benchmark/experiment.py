@@ -165,7 +165,7 @@ class Experiment(_Strict):
         monitor = trainer.early_stopping.monitor or self.task.metrics[0]
         if parse_metric(monitor).name in GENERATION_METRICS:
             raise InputError(
-                f"trainer.early_stopping.monitor: '{monitor}' is counted at test alone; name a metric of the ranking"
+                f"trainer.early_stopping.monitor: only models that write have '{monitor}'; name a metric of the ranking"
             )
         if monitor not in self.task.metrics:
             raise InputError(

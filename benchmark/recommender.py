@@ -19,6 +19,7 @@ from benchmark.data.schema import Catalogue
 from benchmark.data.task import Task
 from benchmark.errors import InputError
 from benchmark.evaluation.evaluator import PreferenceEvaluator, RankingEvaluator
+from benchmark.evaluation.generations import GenerationEvaluator
 from benchmark.evaluation.metrics import GENERATION_METRICS, parse_metric
 
 Group = Literal["trivial", "collaborative", "sequential", "content", "llm-zero-shot", "llm"]
@@ -72,8 +73,8 @@ class Recommender(LightningModule):
             best weights nor for the patience of early stopping. An instance may set it.
 
     A model may stand on trained models of the same experiment, such as a reranker on its first stage: ``stages_of``
-    names them, ``attach`` takes them. It keeps them in a plain tuple or dict, never as a submodule: their weights are
-    not its own, and ``train()`` would wake their dropout.
+    names them, ``stage`` gives them, trained and frozen. They are no submodules: their weights are not its own, and
+    ``train()`` would wake their dropout.
 
     Args:
         config: an instance of the class's Config.
@@ -98,6 +99,8 @@ class Recommender(LightningModule):
         self._loss_steps = 0
         self.scoring_seconds = 0.0
         self.scored_rows = 0
+        self.stages: dict[str, Recommender] = {}
+        self.generations: GenerationEvaluator | None = None
         self.metrics: dict[str, dict[str, float]] = {}  # as computed; Lightning's own copies are rounded to float32
         if self.batch_kind == "whole":
             self.automatic_optimization = False
@@ -126,12 +129,12 @@ class Recommender(LightningModule):
         return {}
 
     def attach(self, stages: dict[str, Recommender]) -> None:
-        """Take the trained models this one stands on, by role; called where ``stages_of`` names any, after construction
-        and before ``batch_spec()``, training and restoring.
+        """Take the trained models this one stands on, by role: frozen, in eval mode, on the CPU.
 
-        They are in eval mode and frozen, and are not part of this model's weights. They are on the CPU until this model
-        moves them (``stage.to(self.device)``), and read the histories that this model's ``batch_spec()`` asks for.
+        Called where ``stages_of`` names any, after construction and before ``batch_spec()``, training and restoring.
+        Extend it to build what depends on them, such as a projection of their vectors.
         """
+        self.stages = stages
 
     @classmethod
     def examples(cls, config: Any, catalogue: Catalogue, batch: Batch, n: int) -> list[tuple[str, int, int]]:
@@ -144,12 +147,15 @@ class Recommender(LightningModule):
     def batch_spec(self) -> BatchSpec:
         """Return what the model asks of the DataModule; override it only where a hyper-parameter decides the kind."""
         config = self.config
+        # the models this one stands on read the same batches
+        histories = [getattr(config, "max_history", self.max_history)]
+        histories += [stage.batch_spec().max_history for stage in self.stages.values()]
         return BatchSpec(
             kind=self.batch_kind,
             batch_size=config.batch_size,
             eval_batch_size=config.eval_batch_size,
             negatives=getattr(config, "negatives", 1),
-            max_history=getattr(config, "max_history", self.max_history),
+            max_history=max(histories),
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
@@ -178,7 +184,7 @@ class Recommender(LightningModule):
         Raises:
             InputError: this model has none.
         """
-        raise InputError(f"{type(self).__name__} has no embeddings to give; name an MF, LightGCN or SASRec")
+        raise InputError(f"{type(self).__name__} has no embeddings to give (user_embeddings, item_embeddings)")
 
     def item_embeddings(self) -> Tensor:
         """Return (n_items, d) vectors of all items, of the width of ``user_embeddings``.
@@ -186,9 +192,19 @@ class Recommender(LightningModule):
         Raises:
             InputError: this model has none.
         """
-        raise InputError(f"{type(self).__name__} has no embeddings to give; name an MF, LightGCN or SASRec")
+        raise InputError(f"{type(self).__name__} has no embeddings to give (user_embeddings, item_embeddings)")
 
     # --- helpers for authors ---------------------------------------------------------------------------------------
+
+    def stage(self, role: str, batch: Batch) -> tuple[Recommender, Batch]:
+        """Return the model of a role, on this device, and the batch with as much history as that model reads."""
+        stage = self.stages[role]
+        return stage.to(self.device), batch.newest(stage.batch_spec().max_history)
+
+    def note_generations(self, names_an_item: Tensor) -> None:
+        """Say of the (B, K) generations of a scored batch, the best first, whether each names an item (``valid@k``)."""
+        if self.generations is not None:
+            self.generations.update(names_an_item)
 
     @property
     def n_users(self) -> int:
@@ -269,6 +285,7 @@ class Recommender(LightningModule):
             if task.kind == "ranking":
                 ranked = tuple(m for m in task.metrics if parse_metric(m).name not in GENERATION_METRICS)
                 evaluator: Any = RankingEvaluator(ranked, top_k=top_k)
+                self.generations = GenerationEvaluator().to(self.device)
             else:
                 evaluator = PreferenceEvaluator(task.metrics, probability=self.traits.probability)
             setattr(self, f"{part}_evaluator", evaluator.to(self.device))
@@ -324,6 +341,8 @@ class Recommender(LightningModule):
     def on_test_epoch_start(self) -> None:
         self.scoring_seconds, self.scored_rows = 0.0, 0
         self.test_evaluator.reset()  # type: ignore[operator, union-attr]
+        if self.generations is not None:
+            self.generations.reset()
 
     @final
     def on_test_epoch_end(self) -> None:
@@ -331,6 +350,9 @@ class Recommender(LightningModule):
 
     def _log_metrics(self, part: str, evaluator: Any) -> None:
         self.metrics[part] = evaluator.compute()
+        if self.generations is not None:
+            self.metrics[part] |= self.generations.compute()
+            self.generations.reset()
         if part == "valid":
             evaluator.reset()  # the ranks of the test part are kept: they go into the record
         # every process has computed the same numbers from the gathered ranks

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from benchmark.llm import adapters, precision
 from benchmark.llm.adapters import AdapterDropout, Peft
 from benchmark.llm.locate import DEFAULT_BACKBONE, resolve
 from benchmark.llm.precision import DType
+from benchmark.llm.prompts import TokenBatch
 
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2"]
 Quantization = Literal["8bit", "4bit"]
@@ -142,6 +144,11 @@ class Backbone(nn.Module):
     def n_trainable(self) -> int:
         """Return the number of parameters that are trained."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def pad(self, prompts: TokenBatch, rows: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
+        """Return ids and mask (R, T) of prompts on this model's device: padded on the side that it reads them from."""
+        ids, mask = prompts.pad(rows, left=self.head and self.kind == "decoder")
+        return ids.to(self.device), mask.to(self.device)
 
     @property
     def n_tokens(self) -> int:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from benchmark.errors import InputError
 
+TOKENS_PER_PASS = 8192  # that are computed at once without gradients
+
 
 def length_buckets(
     lengths: np.ndarray,

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from benchmark.data.batch import Batch, BatchSpec
+from benchmark.data.batch import Batch
 from benchmark.data.schema import Catalogue
 from benchmark.errors import InputError
 from benchmark.llm.pointwise import Pointwise, PointwiseConfig
-from benchmark.llm.reader import Reader
 from benchmark.llm.templates import Prompt, Way
 from benchmark.llm.training import factor
 from benchmark.recommender import ModelConfig, Recommender
@@ -53,11 +51,10 @@ class Collaborative(Pointwise):
         super().__init__(config, catalogue)
         self.pretrain_epochs = config.text_epochs
         text = config.text_prompt or Prompt(language=config.prompt.language)
-        self.text_reader = self._reader(text.filled("pointwise"))
-        if self.text_reader.pieces.answer_ids != self.reader.pieces.answer_ids:
+        self.readers = {"words": self.make_reader(text.filled("pointwise")), "vectors": self.reader}
+        if self.readers["words"].pieces.answer_ids != self.reader.pieces.answer_ids:
             raise InputError("text_prompt: its answers are other tokens than those of prompt; end both in the same way")
         self.in_words_only = False
-        self._stage: tuple[Recommender, ...] = ()  # no submodule: its weights are not this model's
 
     @classmethod
     def stages_of(cls, config: ModelConfig) -> dict[str, str]:
@@ -65,36 +62,20 @@ class Collaborative(Pointwise):
         return {"collaborative": config.collaborative}
 
     def attach(self, stages: dict[str, Recommender]) -> None:
-        stage = stages["collaborative"]
-        self._stage = (stage,)
-        size = stage.item_embeddings().shape[1]
+        super().attach(stages)
+        size = stages["collaborative"].item_embeddings().shape[1]
         hidden = size * self.config.projection_factor
         self.projection = nn.Sequential(
             nn.LayerNorm(size), nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, self.backbone.hidden_size)
         )
 
-    @property
-    def stage(self) -> Recommender:
-        return self._stage[0].to(self.device)
-
-    def batch_spec(self) -> BatchSpec:
-        spec = super().batch_spec()
-        return replace(spec, max_history=max(spec.max_history, self._stage_history))
-
-    @property
-    def _stage_history(self) -> int:
-        return self._stage[0].batch_spec().max_history
-
-    @property
-    def active(self) -> Reader:
-        return self.text_reader if self.in_words_only else self.reader
-
     def vectors(self, batch: Batch, item: Tensor | None, row: Tensor | None = None) -> tuple[Tensor, ...]:
         if self.in_words_only:
             return ()
         with torch.no_grad():
-            user = self.stage.user_embeddings(batch.newest(self._stage_history))
-            items = None if item is None else self.stage.item_embeddings()[item]
+            stage, wanted = self.stage("collaborative", batch)
+            user = stage.user_embeddings(wanted)
+            items = None if item is None else stage.item_embeddings()[item]
         user = self.projection(user if row is None else user[row])
         return (user,) if items is None else (user, self.projection(items))
 
@@ -103,6 +84,7 @@ class Collaborative(Pointwise):
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         self.in_words_only = self.current_epoch < self.pretrain_epochs
+        self.reader = self.readers["words" if self.in_words_only else "vectors"]
 
     def loss(self, batch: Batch) -> Tensor:
         loss = super().loss(batch)

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from benchmark.llm.adapters import Peft
 from benchmark.llm.backbone import Backbone, Loading
-from benchmark.llm.buckets import in_order, length_buckets
+from benchmark.llm.buckets import TOKENS_PER_PASS, in_order, length_buckets
 from benchmark.llm.locate import DEFAULT_BACKBONE
 from benchmark.llm.prompts import TokenBatch
 
 Pooling = Literal["mean", "cls", "last"]
-TOKENS_PER_PASS = 8192
 
 
 class Encoder(Backbone):
@@ -72,9 +71,7 @@ class Encoder(Backbone):
         # virtual tokens are read, and are no part of the text
         return pool(hidden[:, -input_ids.shape[1] :].float(), attention_mask, self.pooling)
 
-    def encode_all(
-        self, prompts: TokenBatch, tokens_per_pass: int = TOKENS_PER_PASS, vectors: tuple[Tensor, ...] = ()
-    ) -> Tensor:
+    def encode_all(self, prompts: TokenBatch, tokens_per_pass: int = TOKENS_PER_PASS) -> Tensor:
         """Return (n, d) vectors of n token lists, in their order, by passes of like length.
 
         Gradients flow where they are switched on.
@@ -82,9 +79,7 @@ class Encoder(Backbone):
         parts = length_buckets(prompts.lengths, tokens_per_batch=tokens_per_pass, seed=None)
         out = []
         for rows in parts:
-            ids, mask = (t.to(self.device) for t in prompts.pad(rows))
-            chosen = torch.from_numpy(rows).to(self.device)
-            out.append(self.encode(ids, mask, tuple(v[chosen] for v in vectors)))
+            out.append(self.encode(*self.pad(prompts, rows)))
         return in_order(out, parts)
 
 

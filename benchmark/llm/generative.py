@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,23 +13,20 @@ from torch import Tensor
 
 from benchmark.data.batch import Batch, BatchSpec
 from benchmark.data.schema import Catalogue
+from benchmark.data.sequences import take
 from benchmark.data.text import TokenTable, offsets_of
 from benchmark.errors import InputError
-from benchmark.llm.backbone import Kind, kind_of, load_tokenizer
 from benchmark.llm.beam import NEVER, beam_search
-from benchmark.llm.buckets import length_buckets, passes
-from benchmark.llm.encoder import TOKENS_PER_PASS
+from benchmark.llm.buckets import passes
 from benchmark.llm.language_model import KEPT_COST, LanguageModel, State
-from benchmark.llm.prompts import TokenBatch, special_tokens
-from benchmark.llm.reader import Reader
-from benchmark.llm.templates import Prompt
-from benchmark.llm.training import LanguageRecommender, LLMConfig
+from benchmark.llm.pieces import special_tokens
+from benchmark.llm.prompted import PromptConfig, PromptRecommender
+from benchmark.llm.prompts import TokenBatch
+from benchmark.llm.templates import Way
 from benchmark.llm.trie import Trie
 
-VALID_AT = (1, 3, 5, 10, 20)
 
-
-class GenerativeConfig(LLMConfig):
+class GenerativeConfig(PromptConfig):
     eval_batch_size: int = Field(16, gt=0, description="Users of a scoring batch.")
     grounding: Literal["trie", "embedding"] = Field(
         "trie", description="trie: only titles of the catalogue can be written; embedding: free text, nearest items."
@@ -46,11 +43,6 @@ class GenerativeConfig(LLMConfig):
     )
     free_tokens: int = Field(32, gt=1, description="Most tokens of a free title.")
     without_seen: bool = Field(True, description="Titles of items that the user is known to have are not written.")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of a token's probability for all the others.")
-    prompt: Prompt = Field(default_factory=Prompt, description="Template with named slots.")
-    tokens_per_pass: int = Field(
-        TOKENS_PER_PASS, gt=0, description="Tokens that are scored at once; bounds the memory."
-    )
 
     @model_validator(mode="after")
     def _fits(self) -> GenerativeConfig:
@@ -59,7 +51,7 @@ class GenerativeConfig(LLMConfig):
         return self
 
 
-class Generative(LanguageRecommender):
+class Generative(PromptRecommender):
     """Writes the next item's title, by a decoder or an encoder-decoder.
 
     Training: every interaction with what came before it; cross entropy on the tokens of the title and the closing
@@ -72,12 +64,13 @@ class Generative(LanguageRecommender):
 
     ``grounding: embedding``: a free beam search; every item is scored by the cosine of its title's vector (mean of the
     model's last hidden states) with those of the generations, weighed by their probability (BIGRec, Bao et al.,
-    arXiv:2308.08434, takes the nearest to the first generation). ``valid@k`` in the record is the share of the first k
-    generations, over all judged users, that are titles of the catalogue; along the trie it is 1.
+    arXiv:2308.08434, takes the nearest to the first generation). ``valid@k`` is the share of the first k generations
+    that are titles of the catalogue; along the trie it is 1.
     """
 
     Config = GenerativeConfig
     batch_kind = "pointwise"
+    way: ClassVar[Way] = "generative"
     backbone: LanguageModel
 
     def __init__(self, config: GenerativeConfig, catalogue: Catalogue) -> None:
@@ -87,58 +80,30 @@ class Generative(LanguageRecommender):
         if tokenizer.eos_token_id is None:
             raise InputError(f"backbone '{config.backbone}': its tokenizer has no closing token (eos_token)")
         self.end = int(tokenizer.eos_token_id)
-        model = self.backbone
-        self.reader = self.reader_of(config, catalogue, model.tokenizer, model.kind, model.n_tokens)
-        self.reader.max_length = min(self.reader.max_length, model.max_length)
+        self.reader = self.make_reader()
         titles = self.reader.pieces.answers(self.reader.items)
         self.trie = Trie(titles, self.end)
         self.titles = _closed(titles, self.end)
-        if int(self.titles.lengths.max()) + self.reader.max_length > self.backbone.max_length:
-            # the answer needs room behind the prompt
-            self.reader.max_length = self.backbone.max_length - int(self.titles.lengths.max())
+        # the answer needs room behind the prompt
+        self.reader.limit(self.backbone.max_length - int(self.titles.lengths.max()))
         self._vectors: Tensor | None = None
-        self._valid, self._judged = [0.0] * len(VALID_AT), 0
-
-    @classmethod
-    def reader_of(
-        cls, config: Any, catalogue: Catalogue, tokenizer: Any, kind: Kind, n_tokens: int | None = None
-    ) -> Reader:
-        return Reader(
-            config.prompt.filled("generative"),
-            tokenizer,
-            catalogue,
-            config.max_length,
-            config.item_fields,
-            n_tokens=n_tokens,
-            answer_follows=kind == "decoder",
-        )
-
-    @classmethod
-    def generates(cls, config: Any) -> bool:
-        return True
-
-    @classmethod
-    def examples(cls, config: Any, catalogue: Catalogue, batch: Batch, n: int) -> list[tuple[str, int, int]]:
-        kind = kind_of(config.backbone, config.trust_remote_code)
-        reader = cls.reader_of(config, catalogue, load_tokenizer(config.backbone, config.trust_remote_code), kind)
-        return reader.show(batch, n)
 
     def batch_spec(self) -> BatchSpec:
         spec = super().batch_spec()
         if self.config.zero_shot:
             return spec
-        return replace(spec, negatives=0, min_history=1, cost=lambda batch: torch.from_numpy(self._lengths(batch)))
+        return replace(spec, negatives=0, min_history=1, cost=self._cost)
 
-    def _lengths(self, batch: Batch) -> np.ndarray:
+    def _cost(self, batch: Batch) -> Tensor:
         assert batch.item is not None
-        return self.reader.read(batch).lengths + self.titles.lengths[batch.item.cpu().numpy()]
+        return self.read(batch).costs() + torch.from_numpy(self.titles.lengths)[batch.item]
 
     # --- training --------------------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch) -> Tensor:
         assert batch.item is not None
         self._vectors = None
-        prompts, answers = self.reader.read(batch), self._answers(batch.item)
+        prompts, answers = self.read(batch), self._answers(batch.item)
         parts = passes(prompts.lengths + answers.lengths)
         self.reader.count(prompts, parts)
         total = torch.zeros((), device=self.device)
@@ -157,12 +122,9 @@ class Generative(LanguageRecommender):
 
     # --- scoring ---------------------------------------------------------------------------------------------------
 
-    def on_test_start(self) -> None:
-        self._valid, self._judged = [0.0] * len(VALID_AT), 0
-
     def score(self, batch: Batch) -> Tensor:
         self.trie.to(self.device)
-        prompts = self.reader.read(batch)
+        prompts = self.read(batch)
         out = []
         with torch.no_grad(), self.backbone.merged():
             size = max(1, self.config.tokens_per_pass // max(1, int(prompts.lengths.max())))
@@ -188,7 +150,7 @@ class Generative(LanguageRecommender):
         answers = self._answers(flat)
         out = torch.empty(len(flat), device=self.device)
         length = answers.lengths + KEPT_COST * int(state.mask.shape[1])
-        for part in length_buckets(length, tokens_per_batch=self.config.tokens_per_pass, seed=None):
+        for part in self.scoring_passes(length):
             at = torch.from_numpy(part).to(self.device)
             answer, real = (t.to(self.device) for t in answers.pad(part))
             log_p = self.backbone.log_probs_after(state.take(row[at]), answer, real).sum(1)
@@ -199,7 +161,7 @@ class Generative(LanguageRecommender):
         """Return (R, n_items): log P of the titles that the search found; one below the lowest for all others."""
         allowed = None
         if self.config.without_seen and batch.seen is not None:
-            allowed = self.trie.open_nodes(_rows_of(batch.seen, rows), len(rows))
+            allowed = self.trie.open_nodes(take(batch.seen, torch.from_numpy(rows)), len(rows))
         width = min(self.config.beams, self.n_items)
         beams = beam_search(self.backbone, state, width, self.trie.depth, self.end, self.trie, allowed)
         found = beams.log_prob > NEVER
@@ -213,9 +175,9 @@ class Generative(LanguageRecommender):
         out[row[which], item] = score[row[which], column[which]]
         if batch.seen is not None and self.config.without_seen:
             # an item of the same title as one that the user has is found with it
-            seen = _rows_of(batch.seen, rows)
+            seen = take(batch.seen, torch.from_numpy(rows))
             out[seen.row, seen.values] = floor[seen.row]
-        self._count_valid(found)
+        self.note_generations(found)
         return out
 
     def _near(self, state: State) -> Tensor:
@@ -226,7 +188,7 @@ class Generative(LanguageRecommender):
         n = len(beams.tokens)
         last = beams.node.clamp(min=0)
         closed = (beams.tokens == self.end).any(2)
-        self._count_valid((beams.node >= 0) & self.trie.is_leaf[last] & closed)
+        self.note_generations((beams.node >= 0) & self.trie.is_leaf[last] & closed)
         text = beams.tokens.masked_fill(beams.tokens == self.end, -1).view(n * width, steps)
         # an answer that ends at once is empty: the closing token stands for it
         text[:, 0] = torch.where(text[:, 0] < 0, self.end, text[:, 0])
@@ -251,26 +213,15 @@ class Generative(LanguageRecommender):
                 *_without_end(self.titles), np.zeros(len(self.titles), np.int64), self.reader.pieces.pad_id
             )
             vectors = torch.empty(self.n_items, self.backbone.hidden_size, device=self.device)
-            for rows in length_buckets(bare.lengths, tokens_per_batch=self.config.tokens_per_pass, seed=None):
+            for rows in self.scoring_passes(bare.lengths):
                 ids, mask = (t.to(self.device) for t in bare.pad(rows))
                 vectors[torch.from_numpy(rows).to(self.device)] = self._embed(ids, mask)
             self._vectors = vectors
         return self._vectors
 
-    def _count_valid(self, valid: Tensor) -> None:
-        self._judged += len(valid)
-        shares = [float(valid[:, :k].float().mean(1).sum()) for k in VALID_AT]
-        self._valid = [a + b for a, b in zip(self._valid, shares, strict=True)]
-
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         self._vectors = None
         return super().load_state_dict(state_dict, strict, assign)
-
-    def report(self) -> dict[str, float]:
-        width = self.config.beams if self.config.grounding == "trie" else self.config.free_beams
-        shares = zip(VALID_AT, self._valid, strict=True)
-        valid = {f"valid@{k}": share / self._judged for k, share in shares if self._judged and k <= width}
-        return {**super().report(), **self.reader.report(), **valid}
 
 
 def _closed(titles: TokenTable, end: int) -> TokenTable:
@@ -284,10 +235,3 @@ def _without_end(titles: TokenTable) -> tuple[np.ndarray, np.ndarray]:
     keep = np.ones(len(titles.tokens), bool)
     keep[titles.offsets[1:] - 1] = False
     return titles.tokens[keep], offsets_of(titles.lengths - 1)
-
-
-def _rows_of(lists: Any, rows: np.ndarray) -> Any:
-    """Return the lists of some rows."""
-    from benchmark.data.sequences import take
-
-    return take(lists, torch.from_numpy(rows))

@@ -7,13 +7,11 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from benchmark.llm.backbone import Backbone
-from benchmark.llm.prompts import TokenBatch
 
 Vectors = tuple[Tensor, ...]
 # a key that is copied for a row weighs as so many tokens in the size of a pass: on a CPU, passes that stay in its cache
@@ -176,11 +174,6 @@ class LanguageModel(Backbone):
             rest, _ = self.read_on(state, answer[:, :-1], answer_mask[:, :-1], keep=answer.shape[1] - 1)
             first = torch.cat([first, rest], 1)
         return _token_log_probs(first, answer) * answer_mask
-
-    def pad(self, prompts: TokenBatch, rows: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
-        """Return ids and mask (R, T) of prompts on this model's device: padded on the side that it reads them from."""
-        ids, mask = prompts.pad(rows, left=self.kind == "decoder")
-        return ids.to(self.device), mask.to(self.device)
 
     # --- the model itself ------------------------------------------------------------------------------------------
 

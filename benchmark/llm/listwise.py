@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,31 +16,23 @@ from benchmark.data.batch import Batch, BatchSpec, Ragged
 from benchmark.data.schema import Catalogue
 from benchmark.data.seeded import mix
 from benchmark.data.sequences import take, unique_pairs
-from benchmark.llm.backbone import Kind, kind_of, load_tokenizer
-from benchmark.llm.buckets import in_order, length_buckets, passes
-from benchmark.llm.encoder import TOKENS_PER_PASS
+from benchmark.llm.buckets import in_order, passes
 from benchmark.llm.language_model import LanguageModel
-from benchmark.llm.prompts import LABELS
-from benchmark.llm.reader import Reader
-from benchmark.llm.templates import Prompt
-from benchmark.llm.training import LanguageRecommender, LLMConfig
-from benchmark.recommender import ModelConfig, Recommender
+from benchmark.llm.pieces import LABELS
+from benchmark.llm.prompted import PromptConfig, PromptRecommender
+from benchmark.llm.templates import Template, Way
+from benchmark.recommender import ModelConfig
 
 OUT = float("-inf")
 
 
-class ListwiseConfig(LLMConfig):
+class ListwiseConfig(PromptConfig):
     max_length: int = Field(512, gt=2, description="Most tokens of a prompt; the oldest history is dropped first.")
     first_stage: str = Field(description="Label of the model of this experiment that chooses the candidates.")
     n_candidates: int = Field(20, ge=2, le=len(LABELS), description="Items that stand in the list.")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the answer that goes to the other options.")
-    prompt: Prompt = Field(default_factory=Prompt, description="Template with named slots.")
-    tokens_per_pass: int = Field(
-        TOKENS_PER_PASS, gt=0, description="Tokens that are scored at once; bounds the memory."
-    )
 
 
-class Listwise(LanguageRecommender):
+class Listwise(PromptRecommender):
     """Reranks the best ``n_candidates`` of a first stage by the probability of their letters, all from one pass of a
     decoder or an encoder-decoder (LlamaRec, Yue et al., arXiv:2311.02089).
 
@@ -52,6 +45,7 @@ class Listwise(LanguageRecommender):
 
     Config = ListwiseConfig
     batch_kind = "pointwise"
+    way: ClassVar[Way] = "listwise"
     backbone: LanguageModel
     letters: Tensor
 
@@ -59,53 +53,27 @@ class Listwise(LanguageRecommender):
         super().__init__(config, catalogue)
         self.backbone = LanguageModel(config.backbone, config.used_peft(), config.loading())
         self.width = min(config.n_candidates, self.n_items)
-        model = self.backbone
-        self.reader = self.reader_of(config, catalogue, model.tokenizer, model.kind, model.n_tokens)
-        self.reader.max_length = min(self.reader.max_length, model.max_length)
+        self.reader = self.make_reader()
         self.register_buffer("letters", torch.tensor(self.reader.pieces.answer_ids), persistent=False)
         train = catalogue.train
         self._owned = unique_pairs(train.user, train.item, self.n_users, self.n_items)
-        self._stage: tuple[Recommender, ...] = ()  # no submodule: its weights are not this model's
 
     @classmethod
     def stages_of(cls, config: ModelConfig) -> dict[str, str]:
         assert isinstance(config, ListwiseConfig)
         return {"first_stage": config.first_stage}
 
-    def attach(self, stages: dict[str, Recommender]) -> None:
-        self._stage = (stages["first_stage"],)
+    @classmethod
+    def answer_words(cls, config: Any, catalogue: Catalogue, template: Template) -> Sequence[str]:
+        return LABELS[: min(config.n_candidates, catalogue.n_items)]
 
     @classmethod
-    def reader_of(
-        cls, config: Any, catalogue: Catalogue, tokenizer: Any, kind: Kind, n_tokens: int | None = None
-    ) -> Reader:
-        return Reader(
-            config.prompt.filled("listwise"),
-            tokenizer,
-            catalogue,
-            config.max_length,
-            config.item_fields,
-            n_tokens=n_tokens,
-            answer_follows=kind == "decoder",
-            answers=LABELS[: min(config.n_candidates, catalogue.n_items)],
-        )
-
-    @classmethod
-    def generates(cls, config: Any) -> bool:
-        return True
-
-    @classmethod
-    def examples(cls, config: Any, catalogue: Catalogue, batch: Batch, n: int) -> list[tuple[str, int, int]]:
-        kind = kind_of(config.backbone, config.trust_remote_code)
-        reader = cls.reader_of(config, catalogue, load_tokenizer(config.backbone, config.trust_remote_code), kind)
+    def shown(cls, config: Any, catalogue: Catalogue, batch: Batch) -> dict[str, Tensor]:
         # the first stage is not trained yet: any items show what a list looks like
-        width = min(config.n_candidates, catalogue.n_items)
-        return reader.show(batch.newest(config.max_history), n, options=torch.arange(width).expand(len(batch), -1))
+        return {"options": torch.arange(min(config.n_candidates, catalogue.n_items)).expand(len(batch), -1)}
 
     def batch_spec(self) -> BatchSpec:
         spec = super().batch_spec()
-        stage = self._stage[0].batch_spec().max_history if self._stage else 0
-        spec = replace(spec, max_history=max(spec.max_history, stage))
         return spec if self.config.zero_shot else replace(spec, negatives=0, min_history=1, cost=self._cost)
 
     def _cost(self, batch: Batch) -> Tensor:
@@ -114,15 +82,15 @@ class Listwise(LanguageRecommender):
 
     def _first(self, batch: Batch) -> Tensor:
         """Return (B, C) scores of the first stage."""
-        stage = self._stage[0].to(self.device)
-        return stage.score(batch.newest(stage.batch_spec().max_history))
+        stage, batch = self.stage("first_stage", batch)
+        return stage.score(batch)
 
     # --- training --------------------------------------------------------------------------------------------------
 
     def loss(self, batch: Batch) -> Tensor:
         assert batch.item is not None
         options, answer = self._training_lists(batch)
-        prompts = self.reader.read(batch.newest(self.config.max_history), options=options)
+        prompts = self.read(batch, options=options)
         parts = passes(prompts.lengths)
         self.reader.count(prompts, parts)
         out = [self.backbone.next_logits(*self.backbone.pad(prompts, rows))[:, self.letters] for rows in parts]
@@ -134,14 +102,7 @@ class Listwise(LanguageRecommender):
         """Return (B, N) shuffled lists and (B,) the place of the target in each."""
         assert batch.item is not None
         n, target = len(batch), batch.item.unsqueeze(1)
-        known = Batch(
-            user=batch.user,
-            seen=_histories(batch),
-            history=batch.history,
-            history_length=batch.history_length,
-            history_label=batch.history_label,
-            history_time=batch.history_time,
-        )
+        known = replace(batch, item=None, label=None, seen=_histories(batch))
         scores = self._first(known).clone()
         owned = take(self._owned, batch.user.cpu())
         scores[owned.row.to(self.device), owned.values.to(self.device)] = OUT
@@ -165,17 +126,14 @@ class Listwise(LanguageRecommender):
         key = mix(0, batch.user.cpu().numpy()[:, None].repeat(items.shape[1], 1).ravel(), items.cpu().numpy().ravel())
         order = torch.from_numpy(np.argsort(key.reshape(items.shape), axis=1)).to(self.device)
         items, top = items.gather(1, order), top.gather(1, order)
-        prompts = self.reader.read(batch.newest(self.config.max_history), options=items)
+        prompts = self.read(batch, options=items)
         chance = torch.empty(items.shape, device=self.device)
         with self.backbone.merged():
-            for rows in length_buckets(prompts.lengths, tokens_per_batch=self.config.tokens_per_pass, seed=None):
+            for rows in self.scoring_passes(prompts.lengths):
                 logits = self.backbone.next_logits(*self.backbone.pad(prompts, rows))
                 chance[torch.from_numpy(rows).to(self.device)] = logits[:, self.letters[: items.shape[1]]].softmax(1)
         # the list stands above everything else
         return (first - first.max(1, keepdim=True).values - 1).scatter(1, top, chance)
-
-    def report(self) -> dict[str, float]:
-        return {**super().report(), **self.reader.report()}
 
 
 def _histories(batch: Batch) -> Ragged:

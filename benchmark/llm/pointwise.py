@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -14,38 +15,32 @@ from torch import Tensor, nn
 from benchmark.data.batch import Batch, BatchSpec
 from benchmark.data.schema import Catalogue
 from benchmark.errors import InputError
-from benchmark.llm.backbone import Backbone, Kind, kind_of, load_tokenizer
-from benchmark.llm.buckets import in_order, length_buckets, passes
-from benchmark.llm.encoder import TOKENS_PER_PASS, Encoder, Pooling
+from benchmark.llm.backbone import Backbone, Kind, kind_of
+from benchmark.llm.buckets import in_order, passes
+from benchmark.llm.encoder import Encoder, Pooling
 from benchmark.llm.language_model import KEPT_COST, LanguageModel
+from benchmark.llm.prompted import PromptConfig, PromptRecommender
 from benchmark.llm.prompts import TokenBatch
-from benchmark.llm.reader import Reader
-from benchmark.llm.templates import Prompt, Template, Way
-from benchmark.llm.training import LanguageRecommender, LLMConfig
+from benchmark.llm.templates import Template, Way
 from benchmark.recommender import ModelConfig
 
 Answer = Literal["auto", "words", "head"]
 
 
-class PointwiseConfig(LLMConfig):
+class PointwiseConfig(PromptConfig):
     answer: Answer = Field(
         "auto",
         description="words: normalised P(Yes) against P(No) of the next token; head: a linear layer on the text's "
         "vector; auto: words where the backbone has a language model head.",
     )
     pooling: Pooling | None = Field(None, description="Of an encoder: mean, cls or last; its own by default.")
-    prompt: Prompt = Field(default_factory=Prompt, description="Template with named slots.")
     positive_weight: float | Literal["balanced"] = Field(
         1.0, description="Weight of positive rows; balanced: so that both classes weigh the same in training."
     )
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of a label that goes to the other class.")
     head_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on what the head reads.")
-    tokens_per_pass: int = Field(
-        TOKENS_PER_PASS, gt=0, description="Tokens that are scored at once; bounds the memory."
-    )
 
 
-class Pointwise(LanguageRecommender):
+class Pointwise(PromptRecommender):
     """Does the user like the candidate? One prompt a row, as in TALLRec (Bao et al., RecSys 2023, arXiv:2305.00447).
 
     The prompt holds the user's profile, what the user liked and disliked before, and the candidate. Decoders and
@@ -65,13 +60,14 @@ class Pointwise(LanguageRecommender):
 
     def __init__(self, config: PointwiseConfig, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
-        self.words = self.generates(config)
         peft, loading = config.used_peft(), config.loading()
-        if self.words or kind_of(config.backbone, config.trust_remote_code) != "encoder":
+        kind = kind_of(config.backbone, config.trust_remote_code)
+        self.words = self.needs_head(config, kind)
+        if self.words or kind != "encoder":
             self.backbone: Backbone = LanguageModel(config.backbone, peft, loading)
         else:
             self.backbone = Encoder(config.backbone, peft, loading, pooling=config.pooling)
-        self.reader = self._reader()
+        self.reader = self.make_reader()
         if self.words:
             self.register_buffer("answers", torch.tensor(self.reader.pieces.answer_ids), persistent=False)
         else:
@@ -79,66 +75,30 @@ class Pointwise(LanguageRecommender):
             nn.init.zeros_(self.head.bias)
         self.dropout = nn.Dropout(config.head_dropout)
 
-    def _reader(self, template: Template | None = None) -> Reader:
-        model = self.backbone
-        reader = self.reader_of(self.config, self.catalogue, model.tokenizer, model.kind, model.n_tokens, template)
-        reader.max_length = min(reader.max_length, model.max_length)
-        return reader
-
-    @property
-    def active(self) -> Reader:
-        """The reader that is in use."""
-        return self.reader
-
     @classmethod
-    def reader_of(
-        cls,
-        config: Any,
-        catalogue: Catalogue,
-        tokenizer: Any,
-        kind: Kind,
-        n_tokens: int | None = None,
-        template: Template | None = None,
-    ) -> Reader:
-        template = template or config.prompt.filled(cls.way)
-        return Reader(
-            template,
-            tokenizer,
-            catalogue,
-            config.max_length,
-            config.item_fields,
-            n_tokens=n_tokens,
-            answer_follows=kind == "decoder",
-            answers=template.answers if cls.generates(config) else (),
-        )
-
-    @classmethod
-    def generates(cls, config: Any) -> bool:
-        encoder = kind_of(config.backbone, config.trust_remote_code) == "encoder"
-        if config.zero_shot and (encoder or config.answer == "head"):
+    def needs_head(cls, config: Any, kind: Kind) -> bool:
+        words = config.answer == "words" or (config.answer == "auto" and kind != "encoder")
+        if config.zero_shot and not words:
             raise InputError("zero_shot: a head without training says nothing; use a decoder with answer: words")
-        return config.answer == "words" or (not encoder and config.answer == "auto")
+        return words
 
     @classmethod
-    def examples(cls, config: Any, catalogue: Catalogue, batch: Batch, n: int) -> list[tuple[str, int, int]]:
-        kind = kind_of(config.backbone, config.trust_remote_code)
-        reader = cls.reader_of(config, catalogue, load_tokenizer(config.backbone, config.trust_remote_code), kind)
+    def answer_words(cls, config: Any, catalogue: Catalogue, template: Template) -> Sequence[str]:
+        return template.answers
+
+    @classmethod
+    def shown(cls, config: Any, catalogue: Catalogue, batch: Batch) -> dict[str, Tensor]:
         assert batch.candidates is not None
-        return reader.show(batch.newest(config.max_history), n, candidate=batch.candidates[:, 0])
+        return {"candidate": batch.candidates[:, 0]}
 
     def batch_spec(self) -> BatchSpec:
         spec = super().batch_spec()
         # prompts of like length share a batch
-        return spec if self.config.zero_shot else replace(spec, cost=lambda batch: _lengths(self.prompts(batch)))
-
-    def _read(self, batch: Batch, *args: Any, **options: Any) -> TokenBatch:
-        # a batch may hold longer histories, for a model that this one stands on
-        return self.active.read(batch.newest(self.config.max_history), *args, **options)
+        return spec if self.config.zero_shot else replace(spec, cost=lambda batch: self.prompts(batch).costs())
 
     def prompts(self, batch: Batch) -> TokenBatch:
         """Return the token lists of a training batch."""
-        assert batch.item is not None
-        return self._read(batch, batch.item)
+        return self.read(batch, candidate=batch.item)
 
     # --- training --------------------------------------------------------------------------------------------------
 
@@ -146,7 +106,7 @@ class Pointwise(LanguageRecommender):
         assert batch.label is not None
         prompts = self.prompts(batch)
         parts = passes(prompts.lengths)
-        self.active.count(prompts, parts)
+        self.reader.count(prompts, parts)
         logit = self._logits(prompts, self.vectors(batch, batch.item), parts)
         smooth = self.config.label_smoothing
         label = batch.label * (1 - smooth) + smooth / 2
@@ -179,7 +139,7 @@ class Pointwise(LanguageRecommender):
         out = []
         for rows in parts:
             chosen = torch.from_numpy(rows).to(self.device)
-            out.append(self.logit(*self._padded(prompts, rows), tuple(v[chosen] for v in vectors)))
+            out.append(self.logit(*self.backbone.pad(prompts, rows), tuple(v[chosen] for v in vectors)))
         return in_order(out, parts)
 
     def _difference(self, logits: Tensor) -> Tensor:
@@ -190,12 +150,6 @@ class Pointwise(LanguageRecommender):
     def vectors(self, batch: Batch, item: Tensor | None, row: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return the vectors that stand for the embedding slots of prompts; none here."""
         return ()
-
-    def _padded(self, prompts: TokenBatch, rows: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
-        if isinstance(self.backbone, LanguageModel):
-            return self.backbone.pad(prompts, rows)
-        ids, mask = prompts.pad(rows)
-        return ids.to(self.device), mask.to(self.device)
 
     # --- scoring ---------------------------------------------------------------------------------------------------
 
@@ -211,28 +165,27 @@ class Pointwise(LanguageRecommender):
         """Score by one whole prompt a candidate, passes of like length."""
         row = np.repeat(np.arange(len(batch)), candidates.shape[1])
         item = candidates.reshape(-1)
-        prompts = self._read(batch, item, row=row)
+        prompts = self.read(batch, candidate=item, row=row)
         vectors = self.vectors(batch, item, torch.from_numpy(row).to(self.device))
-        rows = length_buckets(prompts.lengths, tokens_per_batch=self.config.tokens_per_pass, seed=None)
-        return self._logits(prompts, vectors, rows).view(candidates.shape)
+        return self._logits(prompts, vectors, self.scoring_passes(prompts.lengths)).view(candidates.shape)
 
     def _score_shared(self, batch: Batch, candidates: Tensor) -> Tensor:
         """Score by one pass over what stands before the candidate, and its keys and values for every candidate."""
         model = self.backbone
         assert isinstance(model, LanguageModel)
-        heads = self._read(batch, section="head")
-        width, budget = candidates.shape[1], self.config.tokens_per_pass
+        heads = self.read(batch, section="head")
+        width = candidates.shape[1]
         out = torch.empty(candidates.shape, device=self.device)
-        for users in length_buckets(heads.lengths, tokens_per_batch=budget, seed=None):
+        for users in self.scoring_passes(heads.lengths):
             chosen = torch.from_numpy(users).to(self.device)
             state = model.begin(*model.pad(heads, users), self.vectors(batch, None, chosen))
             row = np.repeat(np.arange(len(users)), width)
             item = candidates[chosen].reshape(-1)
-            tails = self._read(batch, item, row=users[row], section="tail")
+            tails = self.read(batch, candidate=item, row=users[row], section="tail")
             vectors = self.vectors(batch, item, chosen[torch.from_numpy(row).to(self.device)])
             flat = torch.empty(len(row), device=self.device)
             cost = tails.lengths + KEPT_COST * heads.lengths[users][row]
-            for rows in length_buckets(cost, tokens_per_batch=budget, seed=None):
+            for rows in self.scoring_passes(cost):
                 at = torch.from_numpy(rows).to(self.device)
                 ids, mask = model.pad(tails, rows)
                 taken = state.take(torch.from_numpy(row[rows]).to(self.device))
@@ -240,10 +193,3 @@ class Pointwise(LanguageRecommender):
                 flat[at] = self._difference(logits[:, -1])
             out[chosen] = flat.view(len(users), width)
         return out
-
-    def report(self) -> dict[str, float]:
-        return {**super().report(), **self.reader.report()}
-
-
-def _lengths(prompts: TokenBatch) -> Tensor:
-    return torch.from_numpy(prompts.lengths)

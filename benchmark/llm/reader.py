@@ -57,8 +57,18 @@ class Reader:
             answers=answers,
             cache=catalogue.cache,
         )
+        self.limit(max_length)
         self.prompts = self.prompts_cut = self.history_cut = 0.0
         self.tokens = self.computed = 0.0
+
+    def limit(self, max_length: int) -> None:
+        """Make prompts of at most so many tokens, where that is less than now.
+
+        Raises:
+            InputError: they need more even without profile and history.
+        """
+        self.max_length = min(self.max_length, max_length)
+        self.pieces.check_fits(self.max_length)
 
     def read(
         self,

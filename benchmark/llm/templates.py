@@ -185,76 +185,60 @@ NEEDED: dict[Way, frozenset[str]] = {
 }
 ALLOWED: dict[Way, frozenset[str]] = {way: _HISTORY | needed for way, needed in NEEDED.items()}
 
+_ENGLISH = Template(way="pointwise", template="", answers=("Yes", "No"))
+_CHINESE = replace(
+    _ENGLISH, answers=("是", "否"), separator="、", no_profile="未知", no_items="无", time="%Y年%m月"
+)  # fmt: skip
+
+
+def _shipped(way: Way, base: Template, template: str, question: str) -> Template:
+    return replace(base, way=way, template=template, question=question)
+
+
 SHIPPED: dict[tuple[Way, Language], Template] = {
-    ("pointwise", "english"): Template(
-        way="pointwise",
-        template="User: {profile}. Liked: {liked}. Disliked: {disliked}. {question} ",
-        question="Will the user like {candidate}? Answer Yes or No:",
-        answers=("Yes", "No"),
+    ("pointwise", "english"): _shipped(
+        "pointwise",
+        _ENGLISH,
+        "User: {profile}. Liked: {liked}. Disliked: {disliked}. {question} ",
+        "Will the user like {candidate}? Answer Yes or No:",
     ),
-    ("pointwise", "chinese"): Template(
-        way="pointwise",
-        template="用户：{profile}。喜欢：{liked}。不喜欢：{disliked}。{question}",
-        question="该用户会喜欢“{candidate}”吗？请回答是或否：",
-        answers=("是", "否"),
-        separator="、",
-        no_profile="未知",
-        no_items="无",
-        time="%Y年%m月",
+    ("pointwise", "chinese"): _shipped(
+        "pointwise",
+        _CHINESE,
+        "用户：{profile}。喜欢：{liked}。不喜欢：{disliked}。{question}",
+        "该用户会喜欢“{candidate}”吗？请回答是或否：",
     ),
     # after CoLLM's template (Zhang et al., arXiv:2310.19488, section III-A)
-    ("collaborative", "english"): Template(
-        way="collaborative",
-        template=(
-            "User: {profile}. Liked: {liked}. Disliked: {disliked}. The user's preferences are encoded in the feature "
-            "{user_embedding}. {question} "
-        ),
-        question="Will the user like {candidate} with the feature {item_embedding}? Answer Yes or No:",
-        answers=("Yes", "No"),
+    ("collaborative", "english"): _shipped(
+        "collaborative",
+        _ENGLISH,
+        "User: {profile}. Liked: {liked}. Disliked: {disliked}. The user's preferences are encoded in the feature "
+        "{user_embedding}. {question} ",
+        "Will the user like {candidate} with the feature {item_embedding}? Answer Yes or No:",
     ),
-    ("collaborative", "chinese"): Template(
-        way="collaborative",
-        template=(
-            "用户：{profile}。喜欢：{liked}。不喜欢：{disliked}。用户的偏好编码在特征{user_embedding}中。{question}"
-        ),
-        question="该用户会喜欢特征为{item_embedding}的“{candidate}”吗？请回答是或否：",
-        answers=("是", "否"),
-        separator="、",
-        no_profile="未知",
-        no_items="无",
-        time="%Y年%m月",
+    ("collaborative", "chinese"): _shipped(
+        "collaborative",
+        _CHINESE,
+        "用户：{profile}。喜欢：{liked}。不喜欢：{disliked}。用户的偏好编码在特征{user_embedding}中。{question}",
+        "该用户会喜欢特征为{item_embedding}的“{candidate}”吗？请回答是或否：",
     ),
     # letters as the answers of a list, as in LlamaRec (Yue et al., arXiv:2311.02089)
-    ("listwise", "english"): Template(
-        way="listwise",
-        template="User: {profile}. History: {history}.\nOptions:\n{candidates}\n{question} ",
-        question="Which option will the user choose next? Answer with its letter:",
-        answers=("Yes", "No"),
+    ("listwise", "english"): _shipped(
+        "listwise",
+        _ENGLISH,
+        "User: {profile}. History: {history}.\nOptions:\n{candidates}\n{question} ",
+        "Which option will the user choose next? Answer with its letter:",
     ),
-    ("listwise", "chinese"): Template(
-        way="listwise",
-        template="用户：{profile}。历史：{history}。\n选项：\n{candidates}\n{question}",
-        question="该用户接下来会选择哪一项？请用字母回答：",
-        answers=("是", "否"),
-        separator="、",
-        no_profile="未知",
-        no_items="无",
-        time="%Y年%m月",
+    ("listwise", "chinese"): _shipped(
+        "listwise",
+        _CHINESE,
+        "用户：{profile}。历史：{history}。\n选项：\n{candidates}\n{question}",
+        "该用户接下来会选择哪一项？请用字母回答：",
     ),
-    ("generative", "english"): Template(
-        way="generative",
-        template="User: {profile}. History: {history}. {question} ",
-        question="The next title is:",
-        answers=("Yes", "No"),
+    ("generative", "english"): _shipped(
+        "generative", _ENGLISH, "User: {profile}. History: {history}. {question} ", "The next title is:"
     ),
-    ("generative", "chinese"): Template(
-        way="generative",
-        template="用户：{profile}。历史：{history}。{question}",
-        question="下一个标题是：",
-        answers=("是", "否"),
-        separator="、",
-        no_profile="未知",
-        no_items="无",
-        time="%Y年%m月",
+    ("generative", "chinese"): _shipped(
+        "generative", _CHINESE, "用户：{profile}。历史：{history}。{question}", "下一个标题是："
     ),
 }

@@ -14,19 +14,9 @@ from torch import Tensor, nn
 from benchmark.data.batch import Batch
 from benchmark.data.schema import Catalogue
 from benchmark.llm.adapters import Peft
-from benchmark.llm.backbone import (
-    Attention,
-    Backbone,
-    Kind,
-    Loading,
-    Quantization,
-    check_loading,
-    kind_of,
-    load_tokenizer,
-)
+from benchmark.llm.backbone import Attention, Backbone, Loading, Quantization, check_loading, kind_of
 from benchmark.llm.locate import DEFAULT_BACKBONE
 from benchmark.llm.precision import DType
-from benchmark.llm.reader import Reader
 from benchmark.recommender import GradientConfig, ModelConfig, Recommender, Traits
 
 ADAPTER = "adapter"
@@ -101,31 +91,9 @@ class LanguageRecommender(Recommender):
         raise NotImplementedError
 
     @classmethod
-    def reader_of(
-        cls, config: Any, catalogue: Catalogue, tokenizer: Any, kind: Kind, n_tokens: int | None = None
-    ) -> Reader | None:
-        """Return what reads this way's prompts, made without the model's weights; None where there are no prompts.
-
-        Args:
-            config, catalogue: of the model.
-            tokenizer, kind: of its backbone.
-            n_tokens: rows of the model's embedding table; None: of the tokenizer.
-
-        Raises:
-            InputError: a slot or an answer that cannot be filled.
-        """
-        return None
-
-    @classmethod
     def check(cls, config: Any, catalogue: Catalogue) -> None:
-        peft, kind = config.used_peft(), kind_of(config.backbone, config.trust_remote_code)
-        check_loading(config.backbone, peft, config.loading(), kind, cls.generates(config))
-        cls.reader_of(config, catalogue, load_tokenizer(config.backbone, config.trust_remote_code), kind)
-
-    @classmethod
-    def generates(cls, config: Any) -> bool:
-        """Return whether this way needs a language model's head."""
-        return False
+        kind = kind_of(config.backbone, config.trust_remote_code)
+        check_loading(config.backbone, config.used_peft(), config.loading(), kind, head=False)
 
     @final
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:

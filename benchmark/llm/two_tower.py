@@ -14,7 +14,8 @@ from benchmark.data.batch import Batch
 from benchmark.data.schema import Catalogue
 from benchmark.data.text import item_texts
 from benchmark.llm.encoder import Encoder, Pooling
-from benchmark.llm.prompts import PromptTokens, flat_prompts
+from benchmark.llm.pieces import PromptTokens
+from benchmark.llm.prompts import flat_prompts
 from benchmark.llm.templates import Template
 from benchmark.llm.training import LanguageRecommender, LLMConfig
 

@@ -107,8 +107,8 @@ def _metric_cells(records: list[RunRecord], metrics: Sequence[str], store: RunSt
     cells = []
     values = [evaluator.compute() for evaluator in evaluators]
     for metric in metrics:
-        if metric not in ranked:  # counted by the model itself
-            counted = [r.model_report[metric] for r in records if metric in r.model_report]
+        if metric not in ranked:  # not of the ranks: as it was counted in the run
+            counted = [v for r in records if (v := r.metrics["test"].get(metric)) is not None]
             cells.append(_cell(counted) if len(counted) == len(records) else Cell(reason="undefined"))
             continue
         numbers = [float(v[metric]) for v in values]

@@ -209,8 +209,6 @@ def _run(
         "total": sum(p.numel() for name, p in model.named_parameters() if name != "anchor"),
     }
     record.model_report = {k: float(v) for k, v in model.report().items()}
-    # what a model counts itself, where the task asks for it
-    record.metrics["test"] |= {k: v for k, v in record.model_report.items() if k in spec.task.metrics}
     if torch.cuda.is_available():
         record.peak_memory["device"] = torch.cuda.max_memory_allocated()
     _store_outcome(model, data.split, store, record)

@@ -67,7 +67,7 @@ def plan(experiment: Experiment, data: PreparedData, store: RunStore) -> list[Pl
         if state != "cached" and spec.label not in checked:
             checked.add(spec.label)
             try:
-                spec.model_class().check(spec.config, data.split.catalogue())
+                spec.model_class().check(spec.config, data.split.catalogue(cache=store.root / "tokens"))
             except InputError as error:
                 raise InputError(f"models.{spec.label}: {error}") from None
         planned.append(Planned(spec, key, state, record))

@@ -22,9 +22,10 @@ from benchmark.data.text import TokenTable, offsets_of
 from benchmark.llm.adapters import Peft
 from benchmark.llm.backbone import Loading
 from benchmark.llm.beam import beam_search
-from benchmark.llm.encoder import TOKENS_PER_PASS
+from benchmark.llm.buckets import TOKENS_PER_PASS
 from benchmark.llm.language_model import KEPT_COST, LanguageModel
 from benchmark.llm.trie import Trie
+from tests.bench.comparison import row
 from tests.llm.tiny import tokenizer
 
 SIZES = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 6}
@@ -61,18 +62,6 @@ def _in_turns(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
     return best
 
 
-def _row(what: str, reference: str, ours: float, theirs: float, reach: float, note: str) -> dict[str, Any]:
-    return {
-        "what": what,
-        "reference": reference,
-        "ours_s": ours,
-        "reference_s": theirs,
-        "ratio": ours / theirs,
-        "reach": reach,
-        "note": note,
-    }
-
-
 @torch.no_grad()
 def scoring(rounds: int) -> dict[str, Any]:
     """Return the row of candidates behind one prefix against one whole prompt a candidate."""
@@ -96,7 +85,7 @@ def scoring(rounds: int) -> dict[str, Any]:
 
     apart = float((naive() - ours()).abs().max())
     best = _in_turns({"ours": ours, "naive": naive}, rounds)
-    return _row(
+    return row(
         f"{CANDIDATES} candidates of {CANDIDATE} tokens behind a prefix of {PREFIX}",
         "one whole prompt a candidate, in batches of 25",
         best["ours"],
@@ -124,7 +113,7 @@ def trie(rounds: int) -> dict[str, Any]:
         return beam_search(model, model.begin(prompts, ones), 10, tree.depth, end)
 
     best = _in_turns({"ours": along, "free": free}, rounds)
-    return _row(
+    return row(
         "beam search along the titles of 2,000 items",
         "the same search without a trie",
         best["ours"],
@@ -153,10 +142,8 @@ def choices(rounds: int) -> list[dict[str, Any]]:
     )
     size = "16 prompts of 200 tokens"
     return [
-        _row(
-            "scoring, LoRA merged", "adapter apart", first["merged"], first["apart"], 1.0, f"{size}, merging included"
-        ),
-        _row("scoring, attention: sdpa", "attention: eager", second["sdpa"], second["eager"], 1.0, size),
+        row("scoring, LoRA merged", "adapter apart", first["merged"], first["apart"], 1.0, f"{size}, merging included"),
+        row("scoring, attention: sdpa", "attention: eager", second["sdpa"], second["eager"], 1.0, size),
     ]
 
 
@@ -210,7 +197,7 @@ def training(small: bool) -> dict[str, Any]:
         warnings.simplefilter("ignore")
         best = _in_turns({"ours": ours, "theirs": theirs}, 1 if small else 2)
     tokens = int(prompts.lengths.sum())
-    return _row(
+    return row(
         f"LoRA epoch of {len(examples)} prompts",
         "Hugging Face Trainer, grouped by length",
         best["ours"],

@@ -29,8 +29,10 @@ from benchmark.llm.adapters import Peft
 from benchmark.llm.buckets import length_buckets
 from benchmark.llm.encoder import Encoder, pool
 from benchmark.llm.locate import DEFAULT_BACKBONE, resolve
-from benchmark.llm.prompts import History, PromptTokens, flat_prompts
+from benchmark.llm.pieces import PromptTokens
+from benchmark.llm.prompts import History, flat_prompts
 from benchmark.llm.templates import Prompt
+from tests.bench.comparison import row as compared
 
 N, SMALL, ROUNDS = 512, 64, 2  # prompts, prompts of a small bench, turns
 BATCH = 32
@@ -163,18 +165,6 @@ def _jobs(work: Callable[[Batch], object], batches: Iterable[Batch]) -> list[Cal
     return [lambda batch=batch: work(batch) for batch in batches]  # type: ignore[misc]
 
 
-def _row(what: str, reference: str, ours: float, theirs: float, reach: float, note: str) -> dict[str, Any]:
-    return {
-        "what": what,
-        "reference": reference,
-        "ours_s": ours,
-        "reference_s": theirs,
-        "ratio": ours / theirs,
-        "reach": reach,
-        "note": note,
-    }
-
-
 def run(small: bool = False) -> list[dict[str, Any]]:
     """Return the comparisons: what, reference, ours_s, reference_s, ratio, reach (largest ratio wanted), note."""
     n, rounds = (SMALL, 1) if small else (N, ROUNDS)
@@ -236,7 +226,7 @@ def run(small: bool = False) -> list[dict[str, Any]]:
     )
     threads = f"{torch.get_num_threads()} threads"
     return [
-        _row(
+        compared(
             f"LoRA training on {n} real prompts",
             "plain torch loop on the same batches",
             trained["ours"],
@@ -244,7 +234,7 @@ def run(small: bool = False) -> list[dict[str, Any]]:
             1.05,
             f"same batches and model, frozen dropout off on both sides; {sizes}; {threads}",
         ),
-        _row(
+        compared(
             f"LoRA training on {n} real prompts",
             "naive loop: padded to 128, the frozen model's own dropout on",
             trained["ours"],
@@ -252,7 +242,7 @@ def run(small: bool = False) -> list[dict[str, Any]]:
             0.35,
             f"gains: little padding, no dropout in frozen layers; {threads}",
         ),
-        _row(
+        compared(
             f"scoring {n} prompts",
             "naive loop: padded to 128, adapter not merged",
             scored["ours"],
@@ -260,7 +250,7 @@ def run(small: bool = False) -> list[dict[str, Any]]:
             0.40,
             f"merged, inference mode, passes of at most {TOKENS_PER_PASS} tokens; {threads}",
         ),
-        _row(
+        compared(
             f"building {n} prompts",
             "text and tokenizer call for each row",
             building["ours"],
@@ -324,7 +314,7 @@ def through_lightning(small: bool) -> dict[str, Any]:
             start = time.perf_counter()
             work()
             best[name] = min(best[name], time.perf_counter() - start)
-    return _row(
+    return compared(
         f"Pointwise epoch of {n} prompts by Trainer.fit",
         "plain torch loop on the same batches",
         best["ours"],

@@ -245,11 +245,9 @@ def test_checkpointing_gives_the_same_gradients(family: str) -> None:
     gradients, calls = [], []
     for on in (False, True):
         model = cls(tiny(family), Peft(dropout=0.0), Loading(gradient_checkpointing=on), seed=0)
-        handle = model.base.get_input_embeddings().register_forward_hook(lambda *_: None)
         layers = [m for m in model.base.modules() if getattr(m, "gradient_checkpointing", False) and m.training]
         calls.append(len(layers))
         read(model).square().mean().backward()
-        handle.remove()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     assert calls[0] == 0
     assert calls[1] > 0

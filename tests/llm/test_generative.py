@@ -71,13 +71,13 @@ def test_seen_titles_are_not_written() -> None:
 def test_valid_at_k_counts_generations_that_are_titles() -> None:
     data, task = planted("ranking")
     config = {**BASE, "backbone": tiny("llama"), "grounding": "embedding", "free_beams": 3, "free_tokens": 10}
-    untrained = fit(Generative, {**config, "zero_shot": True}, data, task).model.report()
-    trained = fit(Generative, config, data, task, epochs=8).model.report()
+    untrained = fit(Generative, {**config, "zero_shot": True}, data, task).model.metrics["test"]
+    trained = fit(Generative, config, data, task, epochs=8).model.metrics["test"]
     assert untrained["valid@1"] == 0.0
     assert trained["valid@1"] > 0.5
     assert 0 < trained["valid@3"] <= trained["valid@1"]
     assert "valid@5" not in trained  # there are three generations
-    along = fit(Generative, {**BASE, "backbone": tiny("llama")}, data, task).model.report()
+    along = fit(Generative, {**BASE, "backbone": tiny("llama")}, data, task).model.metrics["test"]
     assert along["valid@1"] == 1.0
 
 

@@ -90,10 +90,10 @@ def test_a_prompt_is_read_once_for_all_candidates(monkeypatch: pytest.MonkeyPatc
     )
     batch = rows[rows.all[:1]]
     model.score(batch)
-    head = int(model._read(batch, section="head").lengths[0])
+    head = int(model.read(batch, section="head").lengths[0])
     assert computed[0] == head
     every = torch.arange(data.n_items)
-    tails = model._read(batch, every, row=every.numpy() * 0, section="tail").lengths
+    tails = model.read(batch, candidate=every, row=every.numpy() * 0, section="tail").lengths
     assert sum(computed[1:]) <= 1.06 * tails.sum()
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from benchmark.errors import InputError
 from benchmark.llm.locate import DEFAULT_BACKBONE, resolve
-from benchmark.llm.prompts import History, PromptTokens, flat_prompts, special_tokens
+from benchmark.llm.pieces import PromptTokens, special_tokens
+from benchmark.llm.prompts import History, flat_prompts
 from benchmark.llm.templates import Prompt, Template
 
 transformers = pytest.importorskip("transformers")

@@ -12,8 +12,9 @@ from benchmark.data.datamodule import RecDataModule
 from benchmark.errors import InputError
 from benchmark.experiment import model_config
 from benchmark.llm.listwise import Listwise
+from benchmark.llm.pieces import PromptTokens
 from benchmark.llm.pointwise import Pointwise
-from benchmark.llm.prompts import History, PromptTokens, flat_prompts
+from benchmark.llm.prompts import History, flat_prompts
 from benchmark.llm.templates import NEEDED, SHIPPED, Prompt, Template
 from tests.llm.tiny import tiny, tokenizer
 from tests.planted import planted
@@ -95,7 +96,7 @@ def test_chat_templates_are_honoured() -> None:
     rows = RecDataModule(data, task, model.batch_spec()).rows("test")
     batch = rows[rows.all[:4]]
     assert batch.candidates is not None
-    prompts = model._read(batch, batch.candidates[:, 0])
+    prompts = model.read(batch, candidate=batch.candidates[:, 0])
     own = model.backbone.tokenizer
     for i in range(4):
         text = own.decode(prompts.tokens[prompts.offsets[i] : prompts.offsets[i + 1]])
@@ -147,11 +148,14 @@ def test_bad_settings_are_one_line() -> None:
 
 
 def test_a_prompt_longer_than_the_window_even_without_history() -> None:
-    data, task = planted("preference")
-    model = Pointwise(Pointwise.Config(backbone=tiny("llama"), max_length=20), data.catalogue())
-    rows = RecDataModule(data, task, model.batch_spec()).rows("test")
+    data, task = planted("ranking")
     with pytest.raises(InputError, match=r"needs \d+ tokens without profile and history, but max_length is 20"):
-        model.score(rows[rows.all[:2]])
+        Pointwise(Pointwise.Config(backbone=tiny("llama"), max_length=20), data.catalogue())
+    config = Listwise.Config(backbone=tiny("llama"), first_stage="ease", max_length=70)
+    model = Listwise(config, data.catalogue())
+    rows = RecDataModule(data, task, model.batch_spec()).rows("test")
+    with pytest.raises(InputError, match=r"a prompt with its options needs \d+ tokens"):
+        model.read(rows[rows.all[:2]], options=torch.arange(20).expand(2, -1))
 
 
 def test_examples_need_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ def test_label_smoothing_and_class_weights() -> None:
         return model.loss(batch), batch, model
 
     plain, batch, model = loss()
-    logit = model.logit(*model._padded(model.prompts(batch)))
+    logit = model.logit(*model.backbone.pad(model.prompts(batch)))
     label = batch.label
     rows = torch.nn.functional.binary_cross_entropy_with_logits(logit, label, reduction="none")
     torch.testing.assert_close(plain, rows.mean())
@@ -193,6 +193,7 @@ def test_stages_are_trained_once_by_the_run_store(tiny_csv: Path) -> None:
         (", peft: {{kind: prefix}}, backbone: {bert}", "prefix needs a decoder"),
         (", prompt: {{answers: [Certainly, Never]}}", "no single token for 'Certainly'"),
         (", prompt: {{template: '{{history}}'}}", "needs the slot '{candidate}'"),
+        (", prompt: {{no_items: none}}, batch_size: 4, eval_batch_size: 4, max_length: 9", "but max_length is 9"),
         (", backbone: /no/such/folder", "there is no such folder"),
         (", item_fields: [titel]", "unknown item field 'titel'; did you mean 'title'"),
     ],
@@ -201,7 +202,7 @@ def test_bad_settings_are_found_before_anything_runs(tiny_csv: Path, more: str, 
     if torch.cuda.is_available() and "quantization" in more:
         pytest.skip("this machine has a GPU")
     backbone = "" if "backbone:" in more else f", backbone: {tiny('llama')}"
-    text = EXPERIMENT.replace(", backbone: {backbone}", backbone)
+    text = EXPERIMENT.replace(", backbone: {backbone}, max_length: 128", backbone)
     (tiny_csv / "e.yaml").write_text(text.format(folder=tiny_csv, more=more.format(bert=tiny("bert")), trainer=""))
     with pytest.raises(InputError, match=re.escape(message)):
         run(Experiment.load(tiny_csv / "e.yaml"), tiny_csv / "runs")

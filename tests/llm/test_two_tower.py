@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,30 +30,35 @@ class TestWithDrawnNegativesAndIds(RecommenderContract):
     floor = 0.75
 
 
-def test_log_q_correction_takes_out_how_often_an_item_is_a_negative() -> None:
-    """With the right logits the gradient of the corrected loss is that of the softmax over the whole catalogue."""
+def test_log_q_correction_takes_out_how_often_an_item_is_there() -> None:
+    """Each logit less the log of how often its item is to be expected in the batch (Yi et al., eq. 3 of section 4)."""
     data, _ = planted("ranking")
-    model = TwoTower(TwoTower.Config(backbone=tiny_bert(), negatives=4000), data.catalogue()).eval()
+    model = TwoTower(TwoTower.Config(backbone=tiny_bert(), negatives=6), data.catalogue()).eval()
     history = torch.tensor([[1, 2, 3, 4, 5]])
     batch = Batch(user=torch.tensor([2]), history=history, history_length=torch.tensor([5]))
     with torch.no_grad():
-        model.popularity.zero_()
-        sampled = model.loss(batch)
+        torch.manual_seed(0)
+        found = model.loss(batch)
+        torch.manual_seed(0)
+        there = sorted({*history[0].tolist(), *torch.randint(data.n_items, (6,)).tolist()})
         vectors = model.encode_items(torch.arange(data.n_items))
-        means = [model.nobody, *(vectors[history[0, :i]] for i in range(1, 5))]
-        losses = []
-        for i, seen in enumerate(means):
-            if i:
+        count = np.bincount(data.train.item, minlength=data.n_items) + 1
+        share = torch.from_numpy(count / count.sum()).float()
+        losses: dict[bool, list[float]] = {True: [], False: []}
+        for corrected in losses:
+            for i in range(5):
                 age = torch.arange(i - 1, -1, -1)
                 weight = torch.exp(-torch.nn.functional.softplus(model.decay) * age)
-                seen = (weight / weight.sum()) @ seen
-            user = model._user(seen)
-            logits = vectors @ user / model.config.temperature
-            others = [j for j in history[0].tolist() if j != int(history[0, i])]
-            logits[others] = float("-inf")
-            losses.append(torch.nn.functional.cross_entropy(logits.unsqueeze(0), history[0, i : i + 1]))
-    # 4,000 draws cover the catalogue, each item as often as any other: what is left is a constant
-    torch.testing.assert_close(sampled, torch.stack(losses).mean(), rtol=2e-2, atol=1e-2)
+                user = model._user((weight / weight.sum()) @ vectors[history[0, :i]] if i else model.nobody)
+                target = int(history[0, i])
+                # the user's other items are no negatives
+                items = torch.tensor([target, *(j for j in there if j not in history[0].tolist())])
+                logits = vectors[items] @ user / model.config.temperature + model.popularity * share[items].log()
+                if corrected:
+                    logits = logits - (5 * share[items] + 6 / data.n_items).log()
+                losses[corrected].append(float(-logits.log_softmax(0)[0]))
+    assert float(found) == pytest.approx(np.mean(losses[True]), rel=1e-4)
+    assert float(found) != pytest.approx(np.mean(losses[False]), rel=1e-3)
 
 
 def test_a_vector_of_its_own_starts_at_the_text() -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.data.batch import Batch, BatchSpec
+from benchmark.data.batch import Batch
 from benchmark.data.schema import Catalogue
 from benchmark.recommender import ModelConfig, Recommender
 
@@ -30,18 +29,10 @@ class Staged(Recommender):
         self.register_buffer("count", torch.zeros(self.n_items))
         self.register_buffer("noise", torch.rand(self.n_items), persistent=False)
         self.n_train = len(catalogue.train)
-        self.stages: dict[str, Recommender] = {}  # no submodules: their weights are not this model's
 
     @classmethod
     def stages_of(cls, config: Any) -> dict[str, str]:
         return {} if config.first_stage is None else {"first_stage": config.first_stage}
-
-    def attach(self, stages: dict[str, Recommender]) -> None:
-        self.stages = stages
-
-    def batch_spec(self) -> BatchSpec:
-        longest = [stage.batch_spec().max_history for stage in self.stages.values()]
-        return replace(super().batch_spec(), max_history=max(longest, default=0))
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         assert batch.item is not None
@@ -50,9 +41,9 @@ class Staged(Recommender):
     def score(self, batch: Batch) -> Tensor:
         own = self.config.bonus * self.count + 0.01 * self.noise
         scores = self.pick(own.expand(len(batch), -1), batch)
-        for stage in self.stages.values():
-            wanted = batch.newest(stage.batch_spec().max_history)
-            scores = scores + stage.to(self.device).score(wanted)
+        for role in self.stages:
+            stage, wanted = self.stage(role, batch)
+            scores = scores + stage.score(wanted)
         return scores
 
     def report(self) -> dict[str, float]:

@@ -136,19 +136,9 @@ def test_a_model_with_its_stages_comes_back_from_the_store(write: Any, tmp_path:
         assert torch.equal(state, torch.get_rng_state()), "loading draws nothing from the caller's generator"
         rows = RecDataModule(data.split, spec.task, model.batch_spec()).rows("test")
         batch = rows[rows.all]
-        assert batch.relevant is not None
-        assert batch.excluded is not None
         evaluator = RankingEvaluator(spec.task.metrics)
         with torch.no_grad():
-            scores = model.score(batch)
-        evaluator.update(
-            batch.user,
-            scores,
-            batch.relevant.offsets,
-            batch.relevant.values,
-            batch.excluded.offsets,
-            batch.excluded.values,
-        )
+            model._judge(evaluator, batch)
         assert pl.DataFrame(evaluator.table()).drop("user").equals(store.ranks(record.key).drop("user")), record.label
     few = records[3]
     assert few.model_report["n_train"] == 50
