@@ -26,6 +26,7 @@ from torch import Tensor
 from benchmark.data.text import item_texts, user_profiles
 from benchmark.errors import InputError
 from benchmark.llm.adapters import Peft
+from benchmark.llm.backbone import Loading
 from benchmark.llm.buckets import length_buckets
 from benchmark.llm.encoder import Encoder, pool
 from benchmark.llm.locate import DEFAULT_BACKBONE, resolve
@@ -169,7 +170,7 @@ def run(small: bool = False) -> list[dict[str, Any]]:
     """Return the comparisons: what, reference, ours_s, reference_s, ratio, reach (largest ratio wanted), note."""
     n, rounds = (SMALL, 1) if small else (N, ROUNDS)
     problem = make_problem(n)
-    ours = Encoder(seed=0, peft=Peft(rank=8))
+    ours = Encoder(seed=0, peft=Peft(rank=8), loading=Loading(dtype="float32"))
     tokenizer = ours.tokenizer
     texts = problem.texts()
     pieces = PromptTokens(PROMPT, tokenizer, problem.items, problem.profiles)
@@ -279,7 +280,7 @@ def through_lightning(small: bool) -> dict[str, Any]:
     task = Task(kind="preference", metrics=("auc",), split=Temporal())
     data = few_shot(split(MovieLens100K().load(), task.split), task, n, seed=0)
     torch.manual_seed(0)
-    model = Pointwise(Pointwise.Config(), data.catalogue())
+    model = Pointwise(Pointwise.Config(dtype="float32"), data.catalogue())
     module = RecDataModule(data, task, model.batch_spec())
     batches: list[Batch] = []
     for batch in module.train_dataloader():
