@@ -24,6 +24,7 @@ from benchmark.llm.backbone import Loading
 from benchmark.llm.beam import beam_search
 from benchmark.llm.buckets import TOKENS_PER_PASS
 from benchmark.llm.language_model import KEPT_COST, LanguageModel
+from benchmark.llm.precision import fastest_dtype
 from benchmark.llm.trie import Trie
 from tests.bench.comparison import row
 from tests.llm.tiny import tokenizer
@@ -46,8 +47,8 @@ def folder() -> str:
     return str(path)
 
 
-def _model(kind: str = "frozen", attention: str = "auto") -> LanguageModel:
-    loading = Loading(dtype="float32", attention=attention)  # type: ignore[arg-type]
+def _model(kind: str = "frozen", attention: str = "auto", dtype: str = "float32") -> LanguageModel:
+    loading = Loading(dtype=dtype, attention=attention)  # type: ignore[arg-type]
     return LanguageModel(folder(), Peft(kind=kind), loading, seed=0).eval()  # type: ignore[arg-type]
 
 
@@ -125,7 +126,7 @@ def trie(rounds: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def choices(rounds: int) -> list[dict[str, Any]]:
-    """Return what was chosen by measurement: merged adapters and the kind of attention at scoring."""
+    """Return what was chosen by measurement: merged adapters, the kind of attention and the precision at scoring."""
     ids = torch.randint(10, VOCABULARY, (16, 200))
     ones = torch.ones_like(ids)
     lora = _model("lora")
@@ -140,10 +141,16 @@ def choices(rounds: int) -> list[dict[str, Any]]:
     second = _in_turns(
         {"sdpa": lambda: sdpa.next_logits(ids, ones), "eager": lambda: eager.next_logits(ids, ones)}, rounds
     )
+    auto = _model(dtype="auto")
+    third = _in_turns(
+        {"auto": lambda: auto.next_logits(ids, ones), "float32": lambda: sdpa.next_logits(ids, ones)}, rounds
+    )
+    chosen = str(fastest_dtype("cpu", auto.hidden_size)).removeprefix("torch.")
     size = "16 prompts of 200 tokens"
     return [
         row("scoring, LoRA merged", "adapter apart", first["merged"], first["apart"], 1.0, f"{size}, merging included"),
         row("scoring, attention: sdpa", "attention: eager", second["sdpa"], second["eager"], 1.0, size),
+        row("scoring, dtype: auto", "dtype: float32", third["auto"], third["float32"], 1.0, f"{size}; chose {chosen}"),
     ]
 
 
