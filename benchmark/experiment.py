@@ -20,6 +20,7 @@ from benchmark.data.sources import Source
 from benchmark.data.task import Task
 from benchmark.errors import InputError, nearest
 from benchmark.evaluation.metrics import GENERATION_METRICS, PREFERENCE_METRICS, RANKING_METRICS, parse_metric
+from benchmark.search import Dimension, Sweep
 from benchmark.validation import describe
 
 if TYPE_CHECKING:
@@ -92,10 +93,25 @@ class ModelEntry(_Strict):
         gt=0,
         description="Few-shot: train on so many interactions, the same for every model (whole users in a ranking).",
     )
+    search: dict[str, Dimension] = Field(
+        default_factory=dict,
+        description="Hyper-parameters that `levelfield sweep` searches, by their path: peft.rank, trainer.max_epochs.",
+    )
 
     @property
     def parameters(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+    def with_values(self, values: dict[str, Any]) -> ModelEntry:
+        """Return this entry with hyper-parameters, given by their paths (``peft.rank``), set to ``values``."""
+        plain = {**self.parameters, "trainer": self.trainer}
+        for path, value in values.items():
+            *blocks, last = path.split(".")
+            change: dict[str, Any] = {last: value}
+            for block in reversed(blocks):
+                change = {block: change}
+            plain = _merged(plain, change)
+        return self.model_copy(update=plain)
 
 
 class Experiment(_Strict):
@@ -109,6 +125,7 @@ class Experiment(_Strict):
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     split_seed: int = Field(0, description="Seed of the split and of the integer ids; the same for all models.")
     trainer: TrainerConfig = TrainerConfig()
+    sweep: Sweep = Sweep()
     tracking: Tracking = Tracking()
 
     @field_validator("seeds")
@@ -145,6 +162,15 @@ class Experiment(_Strict):
                     f"task.metrics: '{metric}' is not a metric of a {self.task.kind} task{nearest(name, known)}"
                 )
         return [self._spec(label, entry, seed) for label, entry in self.models.items() for seed in self.seeds]
+
+    def spec(self, label: str, seed: int) -> RunSpec:
+        """Return the spec of one run; raises as ``specs`` does."""
+        return self._spec(label, self.models[label], seed)
+
+    def with_values(self, values: dict[str, dict[str, Any]]) -> Experiment:
+        """Return the experiment with hyper-parameters of some models (by label, then by path) set to ``values``."""
+        changed = {label: self.models[label].with_values(those) for label, those in values.items()}
+        return self.model_copy(update={"models": {**self.models, **changed}})
 
     def _spec(self, label: str, entry: ModelEntry, seed: int, above: tuple[tuple[str, str], ...] = ()) -> RunSpec:
         """Return the spec of one run; ``above`` holds the (label, role) of the models that stand on it."""

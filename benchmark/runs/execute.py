@@ -10,7 +10,7 @@ import shutil
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -49,16 +49,34 @@ class PreparedData:
     seconds: float
 
 
-def run_key(spec: RunSpec, data_fingerprint: str) -> str:
+@dataclass(frozen=True)
+class Trial:
+    """What makes a run the trial of a search: it sees the validation part alone, and may be ended early.
+
+    Attributes:
+        study, number: whose trial it is, for the record.
+        report: takes (epochs done, monitored validation value) after each epoch; True ends the run as pruned. Not
+            called for models that take one epoch.
+    """
+
+    study: str
+    number: int
+    report: Callable[[int, float], bool]
+
+
+def run_key(spec: RunSpec, data_fingerprint: str, trial: bool = False) -> str:
     """Return the identity of a run: hash of the resolved spec, the data's content and the code version.
 
-    The keys of the models it stands on are part of it: a change of their code makes this a new run too.
+    The keys of the models it stands on are part of it: a change of their code makes this a new run too. A trial of the
+    same spec is another run: it does not read the test part.
     """
     identity: dict[str, Any] = {
         "spec": spec.resolved(),
         "data": data_fingerprint,
         "code": code_version(spec.class_path.rpartition(".")[0]),
     }
+    if trial:
+        identity["trial"] = True
     if spec.stages:
         identity["stages"] = {role: run_key(stage, data_fingerprint) for role, stage in spec.stages.items()}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -70,16 +88,18 @@ def execute(
     store: RunStore,
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] = (),
+    trial: Trial | None = None,
 ) -> RunRecord:
     """Run ``spec`` and store its record; a run that fails is recorded as failed, with its traceback in ``error.log``.
 
     Training goes on from the last checkpoint where an earlier attempt was interrupted. The models that the run stands
     on are taken from the store; where one of them is missing or failed, the run fails with one line that says so.
+    A ``trial`` keeps neither weights nor ranks: its validation curve is all it is for.
 
     Raises:
         InputError: the record cannot be written. Anything a model raises is recorded instead.
     """
-    key = run_key(spec, data.fingerprint)
+    key = run_key(spec, data.fingerprint, trial is not None)
     folder = store.folder(key)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,14 +121,16 @@ def execute(
         code_version=code_version(spec.class_path.rpartition(".")[0]),
         split_report=data.split.report,
         data_steps=[vars(step) for step in data.dataset.steps],
+        study=trial.study if trial else None,
+        trial=trial.number if trial else None,
         environment=environment(),
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     with PeakMemory() as memory:
         try:
             with quiet():
-                _run(spec, data, store, record, callbacks, loggers)
-            record.status = "finished"
+                pruned = _run(spec, data, store, record, callbacks, loggers, trial)
+            record.status = "pruned" if pruned else "finished"
         except InputError as error:
             record.error = str(error)
             (folder / LOG).unlink(missing_ok=True)  # of an earlier attempt
@@ -121,7 +143,7 @@ def execute(
             with whole_file(folder / LOG) as temporary:
                 temporary.write_text(traceback.format_exc(), encoding="utf-8")
     record.peak_memory["host"] = memory.bytes
-    if record.status == "finished":
+    if record.status != "failed":
         # the log of an earlier attempt and its checkpoints are of no use any more
         (folder / LOG).unlink(missing_ok=True)
         shutil.rmtree(folder / RESUME, ignore_errors=True)
@@ -136,7 +158,9 @@ def _run(
     record: RunRecord,
     callbacks: Sequence[Callback],
     loggers: Sequence[Logger],
-) -> None:
+    trial: Trial | None,
+) -> bool:
+    """Fill ``record``; return whether the run was pruned."""
     folder = store.folder(record.key)
     seconds: dict[str, float] = {"prepare": data.seconds}
     clock = time.perf_counter()
@@ -156,7 +180,8 @@ def _run(
     mode = "max" if higher_is_better(parse_metric(str(stopping.monitor)).name) else "min"
     first, epochs = model.pretrain_epochs, model.pretrain_epochs + spec.trainer.max_epochs
     one_pass = model.batch_kind == "whole" or epochs == 1
-    curve = Curve()
+    report = trial.report if trial and not one_pass else None
+    curve = Curve(first, str(stopping.monitor), report)
     best = _Best(first, folder / RESUME, "best", monitor, mode=mode, save_top_k=1, save_last=True)
     early = _Early(first, monitor, stopping.min_delta, stopping.patience, mode=mode, check_finite=False)
     trainer = Trainer(
@@ -182,7 +207,7 @@ def _run(
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     trainer.fit(model, module, ckpt_path=str(last) if last.exists() and not one_pass else None, weights_only=True)
-    if not one_pass and best.best_model_path:
+    if not one_pass and best.best_model_path and trial is None:
         state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["state_dict"], strict=False)
     lap("fit")
@@ -192,15 +217,16 @@ def _run(
     if chosen is not None:
         record.best_epoch = chosen + len(curve.rows) - len(selectable)
         record.metrics["valid"] = {k: v for k, v in selectable[chosen].items() if k != "epoch"}
-    model.save(folder / CHECKPOINT)
-    lap("save")
-    trainer.test(model, module, verbose=False)
-    record.test_reads += 1
-    lap("test")
-    record.metrics["test"] = cleaned(model.metrics["test"])
-    rows = module.rows("test")
-    record.judged = {"valid": len(module.rows("valid")), "test": len(rows)}
-    record.candidates_fingerprint = _candidates_fingerprint(rows)
+    if trial is None:
+        model.save(folder / CHECKPOINT)
+        lap("save")
+        trainer.test(model, module, verbose=False)
+        record.test_reads += 1
+        lap("test")
+        record.metrics["test"] = cleaned(model.metrics["test"])
+        record.judged["test"] = len(module.rows("test"))
+    record.judged["valid"] = len(module.rows("valid"))
+    record.candidates_fingerprint = _candidates_fingerprint(module.rows("test" if trial is None else "valid"))
     seconds["score"] = model.scoring_seconds
     record.ms_per_user = 1000 * model.scoring_seconds / max(model.scored_rows, 1)
     record.stage_seconds = {name: round(value, 4) for name, value in seconds.items()}
@@ -211,7 +237,9 @@ def _run(
     record.model_report = {k: float(v) for k, v in model.report().items()}
     if torch.cuda.is_available():
         record.peak_memory["device"] = torch.cuda.max_memory_allocated()
-    _store_outcome(model, data.split, store, record)
+    if trial is None:
+        _store_outcome(model, data.split, store, record)
+    return curve.pruned
 
 
 def _build(spec: RunSpec, split: SplitData, data: PreparedData, store: RunStore) -> Recommender:
@@ -311,16 +339,33 @@ class _Early(EarlyStopping):
 
 
 class Curve(Callback):
-    """Keeps the validation metrics of every epoch; survives a resume through the checkpoint."""
+    """Keeps the validation metrics of every epoch; survives a resume through the checkpoint.
 
-    def __init__(self) -> None:
+    Args:
+        first: number of pre-training epochs, of which nothing is reported.
+        monitor: the metric that is reported.
+        report: the trial's, see ``Trial``; ``pruned`` tells whether it ended the run.
+    """
+
+    def __init__(self, first: int, monitor: str, report: Callable[[int, float], bool] | None) -> None:
         self.rows: list[dict[str, float | None]] = []
+        self.first, self.monitor, self.report, self.pruned = first, monitor, report, False
+
+    def _report(self, trainer: Trainer) -> None:
+        row = self.rows[-1] if self.rows else {}
+        value, epochs = row.get(self.monitor), int(row.get("epoch") or 0) + 1 - self.first
+        if self.report is not None and value is not None and epochs > 0 and self.report(epochs, value):
+            self.pruned = trainer.should_stop = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self._report(trainer)  # killed between the last report and its consequence: the same answer again
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         values = dict(pl_module.metrics["valid"])
         if (loss := trainer.callback_metrics.get("train_loss")) is not None:
             values["train_loss"] = float(loss)
         self.rows.append({"epoch": trainer.current_epoch, **cleaned(values)})
+        self._report(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmark.errors import InputError
@@ -28,7 +29,7 @@ class RunRecord(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     key: str
-    status: Literal["finished", "failed"]
+    status: Literal["finished", "failed", "pruned"]
     experiment: str
     label: str
     group: str
@@ -54,6 +55,8 @@ class RunRecord(BaseModel):
     model_report: dict[str, float] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each stored file.")
     error: str | None = None
+    study: str | None = Field(None, description="The study this is a trial of: validation only, no test part.")
+    trial: int | None = Field(None, description="Number of the trial in its study.")
     environment: dict[str, Any] = Field(default_factory=dict)
     started: str = ""
     wandb: str | None = None
@@ -83,6 +86,21 @@ class RunStore:
             fault = error.errors()[0]
             key_path = ".".join(map(str, fault["loc"])) or "the file"
             raise InputError(f"{path}: {key_path}: {fault['msg']}; delete the folder to run it again") from None
+
+    def lock(self, key: str) -> FileLock:
+        """Return the lock of a run, held while it is computed; the system frees it when its process dies."""
+        self.folder(key).mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder(key) / ".lock")
+
+    def running(self, key: str) -> bool:
+        """Return whether a process of this machine (or of a shared folder's) computes the run at this moment."""
+        if not (self.folder(key) / ".lock").exists():
+            return False
+        try:
+            with FileLock(self.folder(key) / ".lock", timeout=0):
+                return False
+        except Timeout:
+            return True
 
     def interrupted(self, key: str) -> bool:
         """Return whether a run was begun, has checkpoints, and has no record."""

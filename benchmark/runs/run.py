@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from filelock import Timeout
 from rich.console import Console
 from rich.table import Table
 
@@ -22,6 +23,7 @@ from benchmark.runs.progress import LiveView, clock
 from benchmark.runs.record import RunRecord, RunStore
 
 _SAID: set[str] = set()  # notices that are given once a process
+_POLL = 0.2  # seconds between two looks at what other processes compute
 State = Literal["cached", "to do", "to continue", "failed"]
 
 
@@ -117,7 +119,8 @@ def run(
 ) -> list[RunRecord]:
     """Execute every run of ``experiment`` that has no record yet; return all records in the order of the file.
 
-    Runs go in the order of the file too, except that a model which others stand on comes before them.
+    Runs go in the order of the file too, except that a model which others stand on comes before them. Several processes
+    may run one experiment on one folder: each run is computed by one of them, the others take its record.
 
     Args:
         experiment: what to run.
@@ -136,26 +139,47 @@ def run(
     planned = plan(experiment, data, store)
     chosen = [p for p in planned if p.state in ("to do", "to continue") or (retry_failed and p.state == "failed")]
     todo = _stages_first(chosen)
-    done: set[str] = set()
     records = {p.key: p.record for p in planned}
     if todo and (line := notice(experiment.tracking.wandb)) and line not in _SAID:
         _SAID.add(line)
         console.print(line, highlight=False)
     times = expected_seconds(store, planned, expected or {})
     with LiveView(console, [p.spec for p in todo], times) as view:
-        for item in todo:
-            if item.key in done:
-                view.todo.remove(item.spec)  # the same run under another label
-                continue
-            start = time.perf_counter()
-            progress = view.begin(item.spec)
-            mirror = open_mirror(experiment.tracking.wandb, item.spec, item.key, store.root / "wandb")
-            record = execute(item.spec, data, store, [progress], [mirror] if mirror else [])
-            close_mirror(mirror, record)
+        for item in _claimed(todo, data, store):
+            record = store.get(item.key)
+            if record is not None and record != item.record:
+                view.todo.remove(item.spec)  # the same run under another label, or done by another process
+            else:
+                start = time.perf_counter()
+                progress = view.begin(item.spec)
+                mirror = open_mirror(experiment.tracking.wandb, item.spec, item.key, store.root / "wandb")
+                record = execute(item.spec, data, store, [progress], [mirror] if mirror else [])
+                close_mirror(mirror, record)
+                view.end(item.spec, record, time.perf_counter() - start)
             records[item.key] = record
-            done.add(item.key)
-            view.end(item.spec, record, time.perf_counter() - start)
     return [named(records[p.key], p.spec) for p in planned]
+
+
+def _claimed(todo: Sequence[Planned], data: PreparedData, store: RunStore) -> Iterator[Planned]:
+    """Give each run while its lock is held, in order; what other processes compute at the moment comes later."""
+    waiting = list(todo)
+    while waiting:
+        for item in waiting:
+            if any(store.running(run_key(stage, data.fingerprint)) for stage in item.spec.stages.values()):
+                continue
+            lock = store.lock(item.key)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            try:
+                yield item
+            finally:
+                lock.release()
+            waiting.remove(item)
+            break
+        else:
+            time.sleep(_POLL)
 
 
 def _stages_first(chosen: Sequence[Planned]) -> list[Planned]:
