@@ -1,4 +1,4 @@
-"""The command line: levelfield prepare | run | table. Heavy imports stay inside the commands."""
+"""The command line: levelfield prepare | run | sweep | status | table. Heavy imports stay inside the commands."""
 
 from __future__ import annotations
 
@@ -33,6 +33,22 @@ Overrides = Annotated[
 ]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of run records and of the data cache.")]
 Results = Annotated[Path, typer.Option("--results", help="Folder the tables are written under.")]
+Executor = Annotated[str, typer.Option("--executor", help="local (this machine), or ray (a cluster).")]
+NWorkers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes that share the work; on Ray as many as there is room for."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="Of the Ray cluster: auto, ray://host:port; RAY_ADDRESS or a local one without it."),
+]
+Storage = Annotated[
+    str | None,
+    typer.Option("--storage", help="Database URL of the studies; LEVELFIELD_STORAGE, or a journal under --runs."),
+]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Run failed ones again.")]
+Defaults = Annotated[bool, typer.Option("--defaults", help="The file's own parameters, whatever a sweep selected.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan (cached or to do) and stop.")]
 
 
 @app.command()
@@ -60,17 +76,23 @@ def prepare(
 def run(
     file: File,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan (cached or to do) and stop.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed ones again.")] = False,
+    dry_run: DryRun = False,
+    retry_failed: RetryFailed = False,
+    defaults: Defaults = False,
+    executor: Executor = "local",
+    workers: NWorkers = None,
+    address: Address = None,
     runs: Runs = Path("runs"),
     results: Results = Path("results"),
 ) -> None:
     """Run every (model, seed) that is not done yet, then show and write the table.
 
     Finished runs are taken from the store, interrupted ones go on from their last checkpoint, a failed one is recorded
-    and does not stop the others. An override that changes a run makes it a new one.
+    and does not stop the others. An override that changes a run makes it a new one. Where a sweep of this experiment is
+    finished, its models run with what it selected.
     """
     console = _console()
+    _check_executor(executor, workers, address)
     experiments = _load(file, overrides)
     from benchmark.runs import run as runner
     from benchmark.runs.record import RunStore
@@ -80,8 +102,9 @@ def run(
     ready = []
     for experiment in experiments:  # everything is checked before anything runs
         data = runner.prepare(experiment, runs)
-        ready.append((experiment, data, runner.plan(experiment, data, store)))
-    for experiment, data, planned in ready:
+        chosen, notes = _selected(experiment, data, runs, defaults, console)
+        ready.append((chosen, data, runner.plan(chosen, data, store), notes))
+    for experiment, data, planned, notes in ready:
         earlier = _earlier_seconds(results / experiment.name)
         times = runner.expected_seconds(store, planned, earlier)
         todo = [p for p in planned if p.state in ("to do", "to continue")]
@@ -91,9 +114,16 @@ def run(
             console.print(f"{experiment.name}: all {len(planned)} runs are cached in {runs}/; nothing to compute")
         if dry_run:
             continue
+        if todo and (executor == "ray" or (workers or 1) > 1):
+            from benchmark.sweeps.executors import Job
+
+            job = Job(experiment, runs, sweep=False, retry_failed=retry_failed)
+            with _workers(job, executor, workers, address) as team:
+                runner.watch(experiment, planned, store, console, earlier, team.working, team.n or 1)
+            retry_failed = False
         records = runner.run(experiment, runs, console, retry_failed, earlier, data)
         failed += sum(record.status == "failed" for record in records)
-        written = _write_table(experiment, records, store, results, console)
+        written = _write_table(experiment, records, store, results, console, notes)
         console.print(f"written: {', '.join(map(str, written))}", highlight=False)
     if dry_run:
         return
@@ -108,23 +138,145 @@ def run(
 
 
 @app.command()
+def sweep(
+    file: File,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    retry_failed: RetryFailed = False,
+    executor: Executor = "local",
+    workers: NWorkers = None,
+    address: Address = None,
+    storage: Storage = None,
+    runs: Runs = Path("runs"),
+    results: Results = Path("results"),
+) -> None:
+    """Search every model that has a `search:` block, then run what was selected over all seeds and show the table.
+
+    All models get the same number of trials (`sweep.trials`); the first trial has the file's own values. Trials see the
+    validation part alone; the test part is read once, by what was selected. A killed sweep goes on where it stopped:
+    the same command again, on as many machines as share the storage and the folder of runs.
+    """
+    console = _console()
+    _check_executor(executor, workers, address)
+    experiments = [e for e in _load(file, overrides) if any(m.search for m in e.models.values())]
+    if not experiments:
+        raise InputError(
+            f"{file}: no model has a search: block, "
+            "such as search: {learning_rate: {low: 1e-5, high: 1e-2, log: true}}"
+        )
+    from benchmark.runs import run as runner
+    from benchmark.runs.record import RunStore
+    from benchmark.sweeps import sweep as sweeper
+
+    store = RunStore(runs)
+    failed = 0
+    ready = []
+    for experiment in experiments:  # everything is checked before anything runs
+        data = runner.prepare(experiment, runs)
+        runner.plan(experiment, data, store)
+        ready.append((experiment, data, sweeper.spaces(experiment)))
+    for experiment, data, spaces in ready:
+        sweeper.show_plan(experiment, spaces, console)
+        if dry_run:
+            continue
+        state = sweeper.SweepState(experiment, data, runs, storage)
+        if retry_failed:
+            state.retry_failed()
+        if executor == "ray" or (workers or 1) > 1:
+            from benchmark.sweeps.executors import Job
+
+            job = Job(experiment, runs, sweep=True, storage=storage, retry_failed=retry_failed)
+            with _workers(job, executor, workers, address) as team:
+                sweeper.watch(state, console, team.working)
+        sweeper.search(state, console)
+        selected = state.selected()
+        records = runner.run(selected, runs, console, retry_failed, data=data)
+        failed += sum(record.status == "failed" for record in records)
+        written = _write_table(selected, records, store, results, console, state.notes())
+        from benchmark.reports.sweep import show as show_sweep
+        from benchmark.reports.sweep import write as write_sweep
+
+        written += write_sweep(state.snapshots(), results / experiment.name)
+        show_sweep(state.snapshots(), console)
+        console.print(f"written: {', '.join(map(str, written))}", highlight=False)
+    if failed:
+        console.print(f"{failed} run(s) failed; their tracebacks: {runs}/<key>/error.log", style="red", highlight=False)
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    file: File,
+    overrides: Overrides = None,
+    storage: Storage = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Show what of an experiment is done, running, failed and to do, with the time left; nothing is run."""
+    console = _console()
+    from benchmark.sweeps.status import show_status
+
+    for experiment in _load(file, overrides):
+        show_status(experiment, runs, storage, console, file)
+
+
+@app.command()
 def table(
-    file: File, overrides: Overrides = None, runs: Runs = Path("runs"), results: Results = Path("results")
+    file: File,
+    overrides: Overrides = None,
+    defaults: Defaults = False,
+    runs: Runs = Path("runs"),
+    results: Results = Path("results"),
 ) -> None:
     """Rebuild the table from the stored records alone; nothing is run."""
     console = _console()
     from benchmark.runs.record import RunStore
-    from benchmark.runs.run import finished_records, named
+    from benchmark.runs.run import named, plan, prepare
 
     for experiment in _load(file, overrides):
-        planned, _ = finished_records(experiment, runs)
+        data, store = prepare(experiment, runs), RunStore(runs)
+        chosen, notes = _selected(experiment, data, runs, defaults, console)
+        planned = plan(chosen, data, store)
         records = [named(p.record, p.spec) if p.record is not None else None for p in planned]
         if not any(records):
             raise InputError(
                 f"{file}: no run of {experiment.name} is stored under {runs}/; first: levelfield run {file}"
             )
-        written = _write_table(experiment, records, RunStore(runs), results, console)
+        written = _write_table(chosen, records, store, results, console, notes)
         console.print(f"written: {', '.join(map(str, written))}", highlight=False)
+
+
+def _check_executor(executor: str, workers: int | None, address: str | None) -> None:
+    from benchmark.errors import nearest
+
+    if executor not in ("local", "ray"):
+        raise InputError(f"--executor: found '{executor}', expected local or ray{nearest(executor, ['local', 'ray'])}")
+    if address is not None and executor != "ray":
+        raise InputError(f"--address {address}: only with --executor ray")
+
+
+def _workers(job: Any, executor: str, workers: int | None, address: str | None) -> Any:
+    from benchmark.sweeps.executors import RayWorkers, Workers
+
+    if executor == "ray":
+        return RayWorkers(job, workers, job.experiment.sweep.resources, address)
+    return Workers(job, workers or 1)
+
+
+def _selected(
+    experiment: Experiment, data: Any, runs: Path, defaults: bool, console: Console
+) -> tuple[Experiment, dict[str, str]]:
+    """Return the experiment with what a finished sweep of it selected, and the notes under the table."""
+    if defaults or not any(m.search for m in experiment.models.values()):
+        return experiment, {}
+    from benchmark.sweeps.sweep import with_selections
+
+    chosen, found = with_selections(experiment, data, runs)
+    searched = [label for label, entry in experiment.models.items() if entry.search]
+    if found:
+        console.print(f"as selected by the sweep: {', '.join(s.label for s in found)} (--defaults for the file's own)")
+    if missing := [label for label in searched if label not in {s.label for s in found}]:
+        console.print(f"not tuned yet, the file's own parameters: {', '.join(missing)} (levelfield sweep tunes them)")
+    return chosen, {s.label: s.note() for s in found}
 
 
 def _console() -> Console:
@@ -141,11 +293,13 @@ def _load(file: Path, overrides: list[str] | None) -> list[Experiment]:
     return load_all(file, overrides or [])
 
 
-def _write_table(experiment: Experiment, records: Any, store: Any, results: Path, console: Console) -> list[Path]:
+def _write_table(
+    experiment: Experiment, records: Any, store: Any, results: Path, console: Console, notes: dict[str, str]
+) -> list[Path]:
     from benchmark.reports.render import show, write
     from benchmark.reports.table import build
 
-    built = build(experiment, records, store)
+    built = build(experiment, records, store, notes)
     show(built, console)
     return write(built, records, results / experiment.name)
 

@@ -17,7 +17,7 @@ class _Strict(BaseModel):
 
 
 class Dimension(_Strict):
-    """The range of one searched hyper-parameter: ``low`` and ``high``, or ``choices`` (a plain list is short for it)."""
+    """The range of one searched hyper-parameter: ``low`` and ``high``, or ``choices``, for which a list is short."""
 
     low: int | float | None = Field(None, description="Least value, itself included.")
     high: int | float | None = Field(None, description="Greatest value, itself included.")

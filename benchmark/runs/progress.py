@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from lightning import Callback, Trainer
 from rich.console import Console
@@ -25,6 +25,16 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60:02d} min"
 
 
+class View(Protocol):
+    """What shows the run under way: the live view of a grid, or of a sweep."""
+
+    progress: Progress
+    current: TaskID
+    fraction: float
+
+    def note_time(self) -> None: ...
+
+
 class LiveView:
     """Shows the runs of one experiment while they happen.
 
@@ -32,10 +42,11 @@ class LiveView:
         console: where to write; without a terminal one line a finished run is printed.
         specs: the runs to do, in order.
         expected: seconds each run took the last time it (or one like it) ran here, by label; may be empty.
+        workers: how many processes take runs.
     """
 
-    def __init__(self, console: Console, specs: list[RunSpec], expected: dict[str, float]) -> None:
-        self.console = console
+    def __init__(self, console: Console, specs: list[RunSpec], expected: dict[str, float], workers: int = 1) -> None:
+        self.console, self.workers = console, workers
         self.todo = list(specs)
         self.expected = expected
         self.begun, self.fraction = time.monotonic(), 0.0  # of the run under way
@@ -76,7 +87,7 @@ class LiveView:
         if any(k is None for k in known) and not self.spent:
             return None
         mean = sum(self.spent) / len(self.spent) if self.spent else 0.0
-        return sum(mean if k is None else k for k in known)
+        return sum(mean if k is None else k for k in known) / self.workers
 
     def begin(self, spec: RunSpec) -> RunProgress:
         self.progress.update(self.current, description=f"{spec.label} seed {spec.seed}", visible=True, note="")
@@ -109,7 +120,7 @@ class LiveView:
 class RunProgress(Callback):
     """Feeds the live view from inside one run: batches of the first epochs, the metric after each validation."""
 
-    def __init__(self, view: LiveView, monitor: str) -> None:
+    def __init__(self, view: View, monitor: str) -> None:
         self.view, self.monitor = view, monitor
         self._shown = 0.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ from benchmark.runs.record import RunRecord, RunStore
 
 _SAID: set[str] = set()  # notices that are given once a process
 _POLL = 0.2  # seconds between two looks at what other processes compute
+LAPS = ("build", "fit", "save", "test")  # the stages that make up a run's own time
 State = Literal["cached", "to do", "to continue", "failed"]
 
 
@@ -103,9 +104,7 @@ def expected_seconds(store: RunStore, planned: Sequence[Planned], earlier: dict[
     out = dict(earlier)
     for item in planned:
         if item.record is not None and item.record.status == "finished":
-            out[item.spec.label] = sum(
-                v for k, v in item.record.stage_seconds.items() if k in ("build", "fit", "save", "test")
-            )
+            out[item.spec.label] = sum(v for k, v in item.record.stage_seconds.items() if k in LAPS)
     return out
 
 
@@ -160,6 +159,28 @@ def run(
     return [named(records[p.key], p.spec) for p in planned]
 
 
+def watch(
+    experiment: Experiment,
+    planned: Sequence[Planned],
+    store: RunStore,
+    console: Console,
+    expected: dict[str, float],
+    working: Callable[[], bool],
+    workers: int,
+) -> None:
+    """Show the runs of a plan while other processes compute them, as long as ``working`` is true."""
+    todo = [p for p in planned if p.state != "cached"]
+    with LiveView(console, [p.spec for p in todo], expected_seconds(store, planned, expected), workers) as view:
+        busy = True
+        while busy:
+            busy = working()  # one more look behind the last
+            for item in list(todo):
+                record = store.get(item.key)
+                if record is not None and record != item.record:
+                    todo.remove(item)
+                    view.end(item.spec, record, sum(v for k, v in record.stage_seconds.items() if k in LAPS))
+
+
 def _claimed(todo: Sequence[Planned], data: PreparedData, store: RunStore) -> Iterator[Planned]:
     """Give each run while its lock is held, in order; what other processes compute at the moment comes later."""
     waiting = list(todo)
@@ -203,9 +224,3 @@ def named(record: RunRecord | None, spec: RunSpec) -> RunRecord:
     """Return the record under the experiment and label that ask for it now (they are no part of a run's identity)."""
     assert record is not None
     return record.model_copy(update={"experiment": spec.experiment, "label": spec.label})
-
-
-def finished_records(experiment: Experiment, runs: str | Path = "runs") -> tuple[list[Planned], PreparedData]:
-    """Return the plan with the stored records, running nothing."""
-    data = prepare(experiment, runs)
-    return plan(experiment, data, RunStore(runs)), data
