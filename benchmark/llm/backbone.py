@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import warnings
 from collections.abc import Iterator, Sequence
@@ -269,7 +270,39 @@ def _kind(config: Any) -> Kind:
     return "decoder" if causal else "encoder"
 
 
+_KEPT: dict[Any, Any] | None = None  # the last model that was loaded, as it came; None: models are not kept
+
+
+@contextmanager
+def kept_backbone() -> Iterator[None]:
+    """Load a backbone once and give copies of it: for many models on one backbone in one process.
+
+    It costs the memory of one more model (on the host, where copies are made too).
+    """
+    global _KEPT
+    outer, _KEPT = _KEPT, _KEPT if _KEPT is not None else {}
+    try:
+        yield
+    finally:
+        _KEPT = outer
+
+
 def _load(name: str, source: Path | str, peft: Peft, loading: Loading, kind: Kind, head: bool) -> Any:
+    """Return the transformers model, read from its files or copied from the one that is kept."""
+    key = (str(source), str(_options(peft, loading)), loading.trust_remote_code, head)
+    if _KEPT is not None and key in _KEPT:
+        return copy.deepcopy(_KEPT[key])
+    # weights that the files lack are drawn, always the same, and what is drawn later does not depend on it
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = _read(name, source, peft, loading, kind, head)
+    if _KEPT is not None and loading.quantization is None:
+        _KEPT.clear()
+        _KEPT[key] = copy.deepcopy(model)
+    return model
+
+
+def _read(name: str, source: Path | str, peft: Peft, loading: Loading, kind: Kind, head: bool) -> Any:
     """Return the transformers model; a seq2seq model without its head brings its encoder alone."""
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmark.experiment import Experiment
+from benchmark.llm.backbone import kept_backbone
 from benchmark.runs.execute import PreparedData
 from benchmark.runs.record import RunStore
 from benchmark.runs.run import plan, run
@@ -158,7 +159,7 @@ def search(state: SweepState, console: Console | None = None, node: str | None =
     """Take trials until none of the experiment is left, here or elsewhere; return when all studies are finished."""
     if state.finished:
         return
-    with _view(state, console or Console(quiet=True)) as view:
+    with _view(state, console or Console(quiet=True)) as view, kept_backbone():
         for study in state.studies.values():
             study.requeue(counting=False)
         store = RunStore(state.runs)

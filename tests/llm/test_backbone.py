@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from benchmark.llm.backbone import Backbone, Loading
 from benchmark.llm.encoder import Encoder, pool
 from benchmark.llm.locate import DEFAULT_BACKBONE, resolve
 from benchmark.llm.precision import fastest_dtype
+from tests.llm.tiny import tiny_bert
 
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
@@ -462,3 +464,29 @@ def test_real_llama():
             torch.testing.assert_close(backbone.encode(ids, mask), expected, atol=1e-4, rtol=1e-5)
         alone = backbone.encode(*tokens(backbone, TEXTS[:1]))
     torch.testing.assert_close(expected[0], alone[0], atol=1e-4, rtol=1e-5)
+
+
+def test_a_kept_backbone_is_read_once_and_its_copies_are_as_if_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmark.llm import backbone
+
+    read: list[object] = []
+    original = backbone._read
+
+    def counting(*arguments: Any) -> Any:
+        read.append(arguments[1])
+        return original(*arguments)
+
+    monkeypatch.setattr(backbone, "_read", counting)
+    folder = tiny_bert()
+    fresh = Encoder(folder, Peft(kind="full"), seed=0)
+    with backbone.kept_backbone():
+        first = Encoder(folder, Peft(kind="full"), seed=0)
+        with torch.no_grad():
+            for weight in first.parameters():
+                weight.zero_()  # training one copy
+        second = Encoder(folder, Peft(kind="full"), seed=0)
+    assert len(read) == 2, "once outside, once inside"
+    for name, weight in second.state_dict().items():
+        assert torch.equal(weight, fresh.state_dict()[name]), name
+    Encoder(folder, Peft(kind="full"), seed=0)
+    assert len(read) == 3, "nothing is kept behind it"
