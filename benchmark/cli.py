@@ -104,24 +104,26 @@ def run(
         data = runner.prepare(experiment, runs)
         chosen, notes = _selected(experiment, data, runs, defaults, console)
         ready.append((chosen, data, runner.plan(chosen, data, store), notes))
-    for experiment, data, planned, notes in ready:
-        earlier = _earlier_seconds(results / experiment.name)
-        times = runner.expected_seconds(store, planned, earlier)
-        todo = [p for p in planned if p.state in ("to do", "to continue")]
-        if dry_run or todo:
+    earlier = {e.name: _earlier_seconds(results / e.name) for e, *_ in ready}
+    for experiment, _, planned, _ in ready:
+        if dry_run or any(p.state in ("to do", "to continue") for p in planned):
+            times = runner.expected_seconds(store, planned, earlier[experiment.name])
             runner.show_plan(experiment, planned, times, console)
         else:
             console.print(f"{experiment.name}: all {len(planned)} runs are cached in {runs}/; nothing to compute")
-        if dry_run:
-            continue
+    if len(ready) > 1:
+        runner.show_total([planned for _, _, planned, _ in ready], console)
+    for experiment, data, planned, notes in [] if dry_run else ready:
+        todo = [p for p in planned if p.state in ("to do", "to continue")]
         if todo and (executor == "ray" or (workers or 1) > 1):
             from benchmark.sweeps.executors import Job
 
             job = Job(experiment, runs, sweep=False, retry_failed=retry_failed)
             with _workers(job, executor, workers, address) as team:
-                runner.watch(experiment, planned, store, console, earlier, team.working, team.n or 1)
+                expected = earlier[experiment.name]
+                runner.watch(experiment, planned, store, console, expected, team.working, team.n or 1)
             retry_failed = False
-        records = runner.run(experiment, runs, console, retry_failed, earlier, data)
+        records = runner.run(experiment, runs, console, retry_failed, earlier[experiment.name], data)
         failed += sum(record.status == "failed" for record in records)
         written = _write_table(experiment, records, store, results, console, notes)
         console.print(f"written: {', '.join(map(str, written))}", highlight=False)
@@ -188,6 +190,8 @@ def sweep(
             job = Job(experiment, runs, sweep=True, storage=storage, retry_failed=retry_failed)
             with _workers(job, executor, workers, address) as team:
                 sweeper.watch(state, console, team.working)
+                tuned = state.selected()
+                runner.watch(tuned, runner.plan(tuned, data, store), store, console, {}, team.working, team.n or 1)
         sweeper.search(state, console)
         selected = state.selected()
         records = runner.run(selected, runs, console, retry_failed, data=data)

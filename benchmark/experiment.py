@@ -218,6 +218,9 @@ class Experiment(_Strict):
     def _stage(self, label: str, seed: int, above: tuple[tuple[str, str], ...]) -> RunSpec:
         """Return the spec of the model that the last of ``above`` stands on."""
         user, role = above[-1]
+        same_budget = f"{label}-{self.models[user].limit_train or 'all'}"
+        if label not in self.models and same_budget in self.models:
+            label = same_budget  # of a model with a list of budgets, the one with that of what stands on it
         if label not in self.models:
             others = self.models.keys() - {user}
             raise InputError(f"models.{user}.{role}: no model '{label}' in this experiment{nearest(label, others)}")
@@ -374,14 +377,66 @@ def load_all(path: str | Path, overrides: Sequence[str] = ()) -> list[Experiment
             # of several experiments in a file, an override of a model means those that have it
             if key[0] != "models" or len(key) < 2 or key[1] in plain.get("models", {}):
                 _override(plain, override)
-        try:
-            experiments.append(Experiment.model_validate(plain))
-        except ValidationError as error:
-            raise InputError(describe(error, Experiment, "", partial(_where, path, document))) from None
+        for one in _grid(plain, path):
+            try:
+                experiments.append(Experiment.model_validate(one))
+            except ValidationError as error:
+                raise InputError(describe(error, Experiment, "", partial(_where, path, document))) from None
     names = [e.name for e in experiments]
     if len(set(names)) < len(names):
         raise InputError(f"{path}: two experiments have the name '{max(names, key=names.count)}'")
     return experiments
+
+
+def _grid(plain: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    """Return one experiment a data set, with one row a model and budget: lists of them multiply.
+
+    ``datasets:`` takes the place of ``dataset:``; ``limit_train:`` stands at a model, or above for all that have none.
+    """
+    plain = dict(plain)
+    if "limit_train" in plain:
+        budget = plain.pop("limit_train")
+        models = {k: {"limit_train": budget, **v} if isinstance(v, dict) else v for k, v in _items(plain, "models")}
+        plain["models"] = models
+    models = {}
+    for label, entry in _items(plain, "models"):
+        budgets = entry.get("limit_train") if isinstance(entry, dict) else None
+        if not isinstance(budgets, list):
+            models[label] = entry
+            continue
+        if not budgets or len(set(map(str, budgets))) < len(budgets):
+            found = "is empty" if not budgets else "names a budget twice"
+            raise InputError(f"{path}: models.{label}.limit_train: the list {found}")
+        models |= {f"{label}-{n or 'all'}": {**entry, "limit_train": n} for n in budgets}
+    if models:
+        plain["models"] = models
+    if "datasets" not in plain:
+        return [plain]
+    if "dataset" in plain:
+        raise InputError(f"{path}: dataset and datasets do not go together")
+    datasets = plain.pop("datasets")
+    if isinstance(datasets, list):
+        named = [
+            (d if isinstance(d, str) else str(d.get("source")) if isinstance(d, dict) else "", d) for d in datasets
+        ]
+    else:
+        named = list(datasets.items()) if isinstance(datasets, dict) else []
+    names = [name for name, _ in named]
+    if not named or "" in names:
+        raise InputError(
+            f"{path}: datasets: expected a list such as [movielens-100k, {{source: csv, ...}}], or name: block"
+        )
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"{path}: datasets: two have the source '{max(names, key=names.count)}': give them names (name: block)"
+        )
+    blocks = {name: {"source": block} if isinstance(block, str) else block for name, block in named}
+    return [{**plain, "name": f"{plain.get('name')}-{name}", "dataset": block} for name, block in blocks.items()]
+
+
+def _items(plain: dict[str, Any], key: str) -> list[tuple[str, Any]]:
+    block = plain.get(key)
+    return list(block.items()) if isinstance(block, dict) else []
 
 
 def _plain(value: Any) -> Any:

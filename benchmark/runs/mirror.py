@@ -1,9 +1,10 @@
-"""Mirrors a run to Weights & Biases through Lightning's logger; the record stays the source of truth."""
+"""Mirrors runs to Weights & Biases, live through Lightning's logger or from records, which stay the source of truth."""
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -72,25 +73,115 @@ def open_mirror(config: WandbConfig | None, spec: RunSpec, key: str, folder: Pat
     return logger
 
 
+def outcome(record: RunRecord) -> dict[str, Any]:
+    """Return what the summary of a mirrored run holds of its record."""
+    summary = {f"{part}/{name}": v for part, values in record.metrics.items() for name, v in values.items()}
+    return {
+        **summary,
+        "status": record.status,
+        "error": record.error,
+        "epochs": record.epochs,
+        "ms_per_user": record.ms_per_user,
+        "seconds": record.stage_seconds,
+        "peak_memory": record.peak_memory,
+        "parameters": record.parameters,
+    }
+
+
 def close_mirror(logger: Logger | None, record: RunRecord) -> None:
     """Write the record's outcome to the summary of the mirrored run and end it."""
     if logger is None:
         return
     try:
         run: Any = logger.experiment  # type: ignore[attr-defined]
-        summary = {f"{part}/{name}": v for part, values in record.metrics.items() for name, v in values.items()}
-        run.summary.update(
-            {
-                **summary,
-                "status": record.status,
-                "error": record.error,
-                "epochs": record.epochs,
-                "ms_per_user": record.ms_per_user,
-                "seconds": record.stage_seconds,
-                "peak_memory": record.peak_memory,
-                "parameters": record.parameters,
-            }
-        )
+        run.summary.update(outcome(record))
         run.finish(exit_code=0 if record.status == "finished" else 1)
     except Exception as error:
         log.warning("Weights & Biases does not answer (%s); the record is complete without it", error)
+
+
+def log_finished(
+    config: WandbConfig,
+    folder: Path,
+    *,
+    run_id: str,
+    name: str,
+    group: str,
+    parameters: dict[str, Any],
+    record: RunRecord | None,
+    summary: dict[str, Any],
+) -> None:
+    """Mirror a trial that is over: its parameters, validation curve, outcome and cost.
+
+    Raises:
+        Exception: whatever W&B raises; nothing is half-marked then.
+    """
+    spec = {} if record is None else {**record.spec, "model": record.label, "key": record.key}
+    run = _init(
+        config, folder, id=run_id, name=name, group=group, job_type="trial", config={**spec, "search": parameters}
+    )
+    try:
+        for row in [] if record is None else record.curve:
+            plain = ("epoch", "train_loss")
+            run.log({k if k in plain else f"valid/{k}": v for k, v in row.items() if v is not None})
+        run.summary.update({**({} if record is None else outcome(record)), **summary})
+    finally:
+        run.finish(exit_code=1 if summary.get("state") == "failed" else 0)
+
+
+def log_summary(
+    config: WandbConfig | None, folder: Path, name: str, key: str, table: tuple[list[str], list[list[Any]]], files: Any
+) -> None:
+    """Mirror the outcome of an experiment as a run of its own: the comparison table, figures, the written files.
+
+    W&B gets a minute; that it does not answer stops nothing.
+
+    Args:
+        table: (columns, rows) of the comparison table.
+        files: (figures by name as plotly figures, paths of the written files).
+    """
+    if config is None or mode(config) == "disabled":
+        return
+    figures, paths = files
+
+    def send() -> None:
+        try:
+            import wandb
+
+            run = _init(config, folder, id=key, name=f"{name}-summary", group=name, job_type="summary", config={})
+            columns, rows = table
+            run.log({"comparison": wandb.Table(columns=list(columns), data=rows)})
+            run.log({title: wandb.Plotly(figure) for title, figure in figures.items()})
+            artifact = wandb.Artifact(f"{name}-results", type="results")
+            for path in paths:
+                artifact.add_file(str(path))
+            run.log_artifact(artifact)
+            run.finish()
+        except Exception as error:
+            log.warning("Weights & Biases does not answer (%s); the written table is complete without it", error)
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    thread.join(60)
+    if thread.is_alive():
+        log.warning("Weights & Biases is slow; the written table is complete without it")
+
+
+def _init(tracking: WandbConfig, folder: Path, **told: Any) -> Any:
+    """Return a new W&B run beside any other of this process."""
+    try:
+        import wandb
+    except ModuleNotFoundError:
+        raise missing_extra("wandb", "wandb") from None
+    chosen = mode(tracking)
+    folder.mkdir(parents=True, exist_ok=True)
+    return wandb.init(
+        project=tracking.project,
+        entity=tracking.entity,
+        resume="allow" if chosen == "online" else None,
+        dir=folder,
+        mode="offline" if chosen == "offline" else "online",
+        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, init_timeout=20),
+        reinit="create_new",
+        **told,
+    )

@@ -99,6 +99,15 @@ def show_plan(experiment: Experiment, planned: Sequence[Planned], expected: dict
     console.print(text, highlight=False)
 
 
+def show_total(plans: Sequence[Sequence[Planned]], console: Console) -> None:
+    """Print the counts of a grid of several experiments; a run that stands in two of them is computed once."""
+    every = [p for planned in plans for p in planned]
+    todo = {p.key for p in every if p.state in ("to do", "to continue")}
+    shared = len(every) - len({p.key for p in every})
+    twice = f", {shared} of them the same as another" if shared else ""
+    console.print(f"{len(plans)} experiments, {len(every)} runs{twice}: {len(todo)} to do", highlight=False)
+
+
 def expected_seconds(store: RunStore, planned: Sequence[Planned], earlier: dict[str, float]) -> dict[str, float]:
     """Return seconds a run by label: from records of this plan, else from ``earlier`` (a committed manifest)."""
     out = dict(earlier)

@@ -39,7 +39,7 @@ class Job:
         experiment = self.experiment
         if self.sweep:
             state = SweepState(experiment, data, self.runs, self.storage, parallel=True, node_alive=node_alive)
-            search(state, node=node)
+            search(state, node=node, mirrors=False)
             experiment = state.selected()
         run(experiment, self.runs, retry_failed=self.retry_failed, data=data)
 

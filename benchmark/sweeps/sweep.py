@@ -16,6 +16,7 @@ from benchmark.llm.backbone import kept_backbone
 from benchmark.runs.execute import PreparedData
 from benchmark.runs.record import RunStore
 from benchmark.runs.run import plan, run
+from benchmark.sweeps.mirror import TrialMirror
 from benchmark.sweeps.progress import SweepView
 from benchmark.sweeps.samplers import points
 from benchmark.sweeps.space import Space
@@ -155,15 +156,27 @@ class SweepState:
         return [self.studies[label].snapshot() for label in self.experiment.models if label in self.studies]
 
 
-def search(state: SweepState, console: Console | None = None, node: str | None = None) -> None:
-    """Take trials until none of the experiment is left, here or elsewhere; return when all studies are finished."""
-    if state.finished:
-        return
-    with _view(state, console or Console(quiet=True)) as view, kept_backbone():
+def search(state: SweepState, console: Console | None = None, node: str | None = None, mirrors: bool = True) -> None:
+    """Take trials until none of the experiment is left, here or elsewhere; return when all studies are finished.
+
+    Args:
+        state: the studies.
+        console: where to show progress; a quiet one by default.
+        node: of a cluster, on which this process runs.
+        mirrors: send finished trials to Weights & Biases, where the experiment has that; one process is enough.
+    """
+    console = console or Console(quiet=True)
+    store = RunStore(state.runs)
+    wandb = state.experiment.tracking.wandb if mirrors else None
+    with _view(state, console) as view, TrialMirror(wandb, state.runs) as mirror, kept_backbone():
+
+        def refresh() -> None:
+            view.refresh(state.studies.values())
+            mirror.refresh(state.studies.values())
+
         for study in state.studies.values():
             study.requeue(counting=False)
-        store = RunStore(state.runs)
-        view.refresh(state.studies.values())
+        refresh()
         while not state.finished:
             worked = False
             for label, study in list(state.studies.items()):
@@ -174,22 +187,23 @@ def search(state: SweepState, console: Console | None = None, node: str | None =
                     _run_stages(state, label)
                     progress = view.begin(study, trial.number, study.max_epochs)
                     carry_out(study, trial, state.data, store, [progress], node)
-                    view.refresh(state.studies.values())
+                    refresh()
                 study.requeue(counting=True)
             state.advance()
-            view.refresh(state.studies.values())
+            refresh()
             if not worked and not state.finished:
                 time.sleep(_POLL)
 
 
 def watch(state: SweepState, console: Console, working: Callable[[], bool]) -> None:
-    """Show the trials that other processes carry out, as long as ``working`` is true."""
-    with _view(state, console) as view:
+    """Show, and mirror, the trials that other processes carry out, as long as ``working`` is true and any is left."""
+    with _view(state, console) as view, TrialMirror(state.experiment.tracking.wandb, state.runs) as mirror:
         busy = True
         while busy:
-            busy = working()  # one more look behind the last
+            busy = working() and not state.finished  # one more look behind the last
             state.advance()
             view.refresh(state.studies.values())
+            mirror.refresh(state.studies.values())
 
 
 def _view(state: SweepState, console: Console) -> SweepView:
