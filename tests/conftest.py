@@ -24,6 +24,16 @@ torch.set_num_threads(2)
 @pytest.fixture
 def tiny_csv(tmp_path: Path) -> Path:
     """A folder with interactions.csv and items.csv: 60 users, 40 items, two tastes, ratings and times."""
+    return write_tiny_csv(tmp_path)
+
+
+@pytest.fixture
+def tiny_experiment(tiny_csv: Path) -> Path:
+    """An experiment file on the small data set, with three quick models."""
+    return write_tiny_experiment(tiny_csv)
+
+
+def write_tiny_csv(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     rows = []
     for user in range(60):
@@ -32,23 +42,21 @@ def tiny_csv(tmp_path: Path) -> Path:
         times = np.sort(rng.integers(0, 1000, 12))
         rows += [(f"u{user}", f"i{i}", 3 + int(rng.integers(0, 3)), int(t)) for i, t in zip(items, times, strict=True)]
     frame = pl.DataFrame(rows, schema=["user_id", "item_id", "rating", "timestamp"], orient="row")
-    frame.write_csv(tmp_path / "interactions.csv")
+    frame.write_csv(folder / "interactions.csv")
     titles = [f"{'red car' if i < 20 else 'blue boat'} {i}" for i in range(40)]
-    pl.DataFrame({"item_id": [f"i{i}" for i in range(40)], "title": titles}).write_csv(tmp_path / "items.csv")
-    return tmp_path
+    pl.DataFrame({"item_id": [f"i{i}" for i in range(40)], "title": titles}).write_csv(folder / "items.csv")
+    return folder
 
 
-@pytest.fixture
-def tiny_experiment(tiny_csv: Path) -> Path:
-    """An experiment file on the small data set, with three quick models."""
-    path = tiny_csv / "experiment.yaml"
+def write_tiny_experiment(folder: Path) -> Path:
+    path = folder / "experiment.yaml"
     path.write_text(
         f"""\
 name: tiny
 dataset:
   source: csv
-  interactions: {tiny_csv}/interactions.csv
-  items: {tiny_csv}/items.csv
+  interactions: {folder}/interactions.csv
+  items: {folder}/items.csv
 task:
   split: {{kind: temporal, valid: 0.2, test: 0.2}}
   metrics: [ndcg@10, auc]

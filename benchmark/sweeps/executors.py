@@ -173,11 +173,11 @@ class RayWorkers:
             except (ConnectionError, ValueError, TimeoutError, RuntimeError) as error:
                 first = str(error).strip().splitlines()[0]
                 raise InputError(f"--address {self.address or 'auto'}: no Ray cluster answers: {first}") from None
-        room = self._room()
+        room, has = self._room(), self._has()
         if room < 1:
             self.__exit__()
             raise InputError(
-                f"sweep.resources: no node has room for one worker of {self._asked()}; the cluster has {self._has()}"
+                f"sweep.resources: no node has room for one worker of {self._asked()}; the cluster has {has}"
             )
         self.n = self.n or room
         (self.job.runs / _TOKEN).write_text("every worker must see this file\n", encoding="utf-8")
