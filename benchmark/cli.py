@@ -196,12 +196,8 @@ def sweep(
         selected = state.selected()
         records = runner.run(selected, runs, console, retry_failed, data=data)
         failed += sum(record.status == "failed" for record in records)
-        written = _write_table(selected, records, store, results, console, state.notes())
-        from benchmark.reports.sweep import show as show_sweep
-        from benchmark.reports.sweep import write as write_sweep
-
-        written += write_sweep(state.snapshots(), results / experiment.name)
-        show_sweep(state.snapshots(), console)
+        studies = state.snapshots()
+        written = _write_table(selected, records, store, results, console, state.notes(), studies)
         console.print(f"written: {', '.join(map(str, written))}", highlight=False)
     if failed:
         console.print(f"{failed} run(s) failed; their tracebacks: {runs}/<key>/error.log", style="red", highlight=False)
@@ -298,14 +294,31 @@ def _load(file: Path, overrides: list[str] | None) -> list[Experiment]:
 
 
 def _write_table(
-    experiment: Experiment, records: Any, store: Any, results: Path, console: Console, notes: dict[str, str]
+    experiment: Experiment,
+    records: Any,
+    store: Any,
+    results: Path,
+    console: Console,
+    notes: dict[str, str],
+    studies: Any = (),
 ) -> list[Path]:
-    from benchmark.reports.render import show, write
+    """Write and show the table, and what a sweep found; mirror both."""
+    from benchmark.reports.render import show, shown_cells, write
     from benchmark.reports.table import build
+    from benchmark.runs.mirror import log_summary
 
     built = build(experiment, records, store, notes)
     show(built, console)
-    return write(built, records, results / experiment.name)
+    paths = write(built, records, results / experiment.name)
+    figures: dict[str, Any] = {}
+    if studies:
+        from benchmark.reports import sweep as report
+
+        report.show(studies, console)
+        paths += report.write(studies, results / experiment.name)
+        figures = report.named_figures(studies)
+    log_summary(experiment.tracking.wandb, store.root / "wandb", experiment.name, shown_cells(built), figures, paths)
+    return paths
 
 
 def _earlier_seconds(folder: Path) -> dict[str, float]:

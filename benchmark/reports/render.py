@@ -63,6 +63,14 @@ def _insert_interval(table: ComparisonTable, row: Row, cells: list[Any]) -> list
     return [cells[0], _interval(row), *cells[1:]] if _has_interval(table) else cells
 
 
+def shown_cells(table: ComparisonTable) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and, a list a row, the cells as they are shown, without marks."""
+    rows = [
+        [row.label, *_insert_interval(table, row, [shown for _, shown in _cells(table, row)])] for row in table.rows
+    ]
+    return headings(table), rows
+
+
 def markdown(table: ComparisonTable) -> str:
     heads = headings(table)
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" + " ---: |" * (len(heads) - 1)]

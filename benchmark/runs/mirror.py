@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,33 +133,46 @@ def log_finished(
 
 
 def log_summary(
-    config: WandbConfig | None, folder: Path, name: str, key: str, table: tuple[list[str], list[list[Any]]], files: Any
+    config: WandbConfig | None,
+    folder: Path,
+    name: str,
+    table: tuple[list[str], list[list[str]]],
+    figures: dict[str, Any],
+    paths: Sequence[Path],
 ) -> None:
-    """Mirror the outcome of an experiment as a run of its own: the comparison table, figures, the written files.
+    """Mirror the outcome of an experiment as a run of its own, once for each outcome.
 
     W&B gets a minute; that it does not answer stops nothing.
 
     Args:
-        table: (columns, rows) of the comparison table.
-        files: (figures by name as plotly figures, paths of the written files).
+        config: the experiment's; None or disabled: nothing is mirrored.
+        folder: of offline runs.
+        name: of the experiment.
+        table: headings and rows of the comparison table.
+        figures: Plotly figures by name.
+        paths: the written files, kept as an artifact.
     """
     if config is None or mode(config) == "disabled":
         return
-    figures, paths = files
+    key = hashlib.sha256(json.dumps([name, table, [path.name for path in paths]]).encode()).hexdigest()[:16]
+    mark = folder / "summaries" / key
+    if mark.exists():
+        return
 
     def send() -> None:
         try:
             import wandb
 
             run = _init(config, folder, id=key, name=f"{name}-summary", group=name, job_type="summary", config={})
-            columns, rows = table
-            run.log({"comparison": wandb.Table(columns=list(columns), data=rows)})
-            run.log({title: wandb.Plotly(figure) for title, figure in figures.items()})
+            shown = {title: wandb.Plotly(figure) for title, figure in figures.items()}
+            run.log({"comparison": wandb.Table(columns=list(table[0]), data=table[1]), **shown})
             artifact = wandb.Artifact(f"{name}-results", type="results")
             for path in paths:
                 artifact.add_file(str(path))
             run.log_artifact(artifact)
             run.finish()
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
         except Exception as error:
             log.warning("Weights & Biases does not answer (%s); the written table is complete without it", error)
 

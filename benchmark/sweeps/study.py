@@ -152,13 +152,14 @@ class ModelStudy:
         self.data_fingerprint = data_fingerprint
         self.watch = Watch(self.sweep.heartbeat, node_alive)
         spec = experiment.spec(label, experiment.seeds[0])
+        self.monitor = str(spec.trainer.early_stopping.monitor)
         self.code = code_version(spec.class_path.rpartition(".")[0])
         highest = self.space.dimensions.get("trainer.max_epochs")
         self.max_epochs = int(
             (max(highest.choices) if highest.choices else highest.high) if highest else spec.trainer.max_epochs  # type: ignore[type-var,arg-type]
         )
         # pruners judge the monitored metric epoch by epoch
-        judged = self.objectives == (spec.trainer.early_stopping.monitor,)
+        judged = self.objectives == (self.monitor,)
         kind: Pruner = self.sweep.pruner or ("median" if judged else "none")
         sampler: Any = (
             optuna.samplers.RandomSampler(seed=self.sweep.seed)
@@ -350,7 +351,13 @@ class ModelStudy:
                         intermediate_values=trial.intermediate_values,
                     )
                 )
-        told = {"name": self.name, "label": self.label, "objectives": self.objectives, "max_epochs": self.max_epochs}
+        told = {
+            "name": self.name,
+            "label": self.label,
+            "objectives": self.objectives,
+            "max_epochs": self.max_epochs,
+            "monitor": self.monitor,
+        }
         for key, value in told.items():
             copy.set_user_attr(key, value)
         return copy

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from benchmark.errors import InputError
-from benchmark.reports import sweep
+from benchmark.reports import search, search_figures, search_tables, sweep
 
 optuna = pytest.importorskip("optuna")
 pytest.importorskip("plotly")
@@ -104,32 +104,32 @@ FEW: dict[str, dict[str, Any]] = {
 
 def test_the_gain_is_the_best_over_the_defaults() -> None:
     made = study(pruned=(3, 9), failed=(5, 6))
-    best, defaults = sweep.gain(made)
+    best, defaults = search.gain(made)
     assert best == pytest.approx(max(t.value for t in made.trials if t.state.name == "COMPLETE"))
     assert defaults == pytest.approx(value({RATE: 1e-4, RANK: 8, LAYERS: 2}))
-    assert sweep.gain(study(trials=6, failed=(0,)))[1] is None
-    assert sweep.gain(study(trials=3, failed=(0, 1, 2))) == (None, None)
+    assert search.gain(study(trials=6, failed=(0,)))[1] is None
+    assert search.gain(study(trials=3, failed=(0, 1, 2))) == (None, None)
 
 
 def test_a_gain_is_positive_where_less_is_better() -> None:
     made = study(objectives=("log_loss",), lower=True)
-    best, defaults = sweep.gain(made)
+    best, defaults = search.gain(made)
     assert best is not None
     assert defaults is not None
     assert best < defaults
-    text = sweep.markdown([made])
+    text = search_tables.markdown([made])
     assert f"| {best:.4f} | {defaults:.4f} | {defaults - best:+.4f} |" in text
     assert "also where less is better" in text
 
 
 def test_equals_are_decided_by_the_slot() -> None:
     made = study(trials=3, constant=True, slots=(2, 1, 0))
-    assert sweep._Found(made).best.user_attrs["slot"] == 0
+    assert search.Found(made).best.user_attrs["slot"] == 0
 
 
 @pytest.mark.parametrize("made", [study(), study(**SEVERAL), study(objectives=("log_loss",), lower=True, trials=40)])
 def test_the_parameter_that_matters_comes_first(made: optuna.Study) -> None:
-    shares = sweep.importance(made)
+    shares = search.importance(made)
     assert set(shares) == {RATE, RANK, KIND, LAYERS}
     assert next(iter(shares)) == RATE
     assert shares[RATE] > 0.5
@@ -140,25 +140,25 @@ def test_the_parameter_that_matters_comes_first(made: optuna.Study) -> None:
 @pytest.mark.parametrize("case", ["none", "one", "two", "three", "no complete", "all equal", "one parameter"])
 def test_no_importance_is_told_of_too_little(case: str) -> None:
     made = study(**FEW[case])
-    assert sweep.importance(made) == {}
-    assert not {"Importance", "Parallel coordinates", "Learning rate x rank"} & set(sweep.figures(made))
-    assert "Importance" not in sweep.markdown([made])
+    assert search.importance(made) == {}
+    assert not {"Importance", "Parallel coordinates", "Learning rate x rank"} & set(search_figures.figures(made))
+    assert "Importance" not in search_tables.markdown([made])
 
 
 def test_the_figures_and_their_order() -> None:
     made = study(pruned=(3,), failed=(5,))
-    assert list(sweep.figures(made)) == FIGURES
-    assert list(sweep.figures(study(epochs=1))) == [f for f in FIGURES if f != "Learning curves"]
-    assert list(sweep.figures(study(**SEVERAL))) == ["Pareto front", *FIGURES[2:]]
-    assert list(sweep.figures(study(paths=(RATE,)))) == ["History", "Learning curves", "Slices"]
-    assert list(sweep.figures(study(constant=True))) == ["History", "Learning curves", "Slices"]
-    assert list(sweep.figures(study(**FEW["one"]))) == ["History", "Learning curves"]
-    assert sweep.figures(study(trials=3, failed=(0, 1, 2))) == {}
+    assert list(search_figures.figures(made)) == FIGURES
+    assert list(search_figures.figures(study(epochs=1))) == [f for f in FIGURES if f != "Learning curves"]
+    assert list(search_figures.figures(study(**SEVERAL))) == ["Pareto front", *FIGURES[2:]]
+    assert list(search_figures.figures(study(paths=(RATE,)))) == ["History", "Learning curves", "Slices"]
+    assert list(search_figures.figures(study(constant=True))) == ["History", "Learning curves", "Slices"]
+    assert list(search_figures.figures(study(**FEW["one"]))) == ["History", "Learning curves"]
+    assert search_figures.figures(study(trials=3, failed=(0, 1, 2))) == {}
 
 
 def test_axes_carry_the_metric_and_trials_their_slots() -> None:
     slots = [0, *range(3, 26)]  # 1 and 2 are not finished
-    drawn = sweep.figures(study(slots=slots, pruned=(3,), failed=(5,)))
+    drawn = search_figures.figures(study(slots=slots, pruned=(3,), failed=(5,)))
     history = drawn["History"]
     assert history.layout.yaxis.title.text == "NDCG@10"
     assert list(history.data[0].x) == [slot for i, slot in enumerate(slots) if i not in (3, 5)]
@@ -170,19 +170,19 @@ def test_axes_carry_the_metric_and_trials_their_slots() -> None:
     assert (contour.layout.xaxis.title.text, contour.layout.yaxis.title.text) == (RATE, RANK)
     assert (contour.layout.xaxis.type, contour.layout.yaxis.type) == ("log", "log")
     assert list(contour.layout.yaxis.ticktext) == ["4", "8", "16", "32", "64"]
-    pareto = sweep.figures(study(**SEVERAL))["Pareto front"]
+    pareto = search_figures.figures(study(**SEVERAL))["Pareto front"]
     assert (pareto.layout.xaxis.title.text, pareto.layout.yaxis.title.text) == ("NDCG@10", "Train s")
 
 
 def test_choices_are_drawn_without_quotes_and_tags() -> None:
-    slices = sweep.figures(study())["Slices"]
+    slices = search_figures.figures(study())["Slices"]
     categories = next(axis.categoryarray for axis in slices.select_xaxes() if axis.title.text == KIND)
     assert list(categories) == ["lora", "None", "&lt;b&gt;x&lt;/b&gt;"]
 
 
 @pytest.mark.parametrize("lower", [False, True])
 def test_better_is_the_same_colour_whichever_way_is_better(lower: bool) -> None:
-    *lines, scale = sweep.figures(study(lower=lower))["Parallel coordinates"].data
+    *lines, scale = search_figures.figures(study(lower=lower))["Parallel coordinates"].data
     assert lines[-1].line.color.replace(" ", "") == "rgb(213,94,0)"
     assert lines[-1].y[0] == (0 if lower else 1)
     assert bool(scale.marker.reversescale) is lower
@@ -190,12 +190,12 @@ def test_better_is_the_same_colour_whichever_way_is_better(lower: bool) -> None:
 
 def test_the_markdown() -> None:
     studies = [study(pruned=(3, 9), failed=(5, 6)), study(trials=12, **SEVERAL)]
-    text = sweep.markdown(studies)
+    text = search_tables.markdown(studies)
     lines = text.splitlines()
     assert lines[2].startswith(
         "| Model | Trials | Complete / pruned / failed | Epochs | Best NDCG@10 | Defaults | Gain |"
     )
-    best, defaults = sweep.gain(studies[0])
+    best, defaults = search.gain(studies[0])
     assert best is not None
     assert defaults is not None
     # one of the two failed trials left no outcome
@@ -215,7 +215,7 @@ def test_the_markdown() -> None:
 
 def test_every_trial_is_a_row() -> None:
     studies = [study(trials=8, pruned=(3,), failed=(5, 6)), study(trials=3, paths=(RATE,), **SEVERAL)]
-    rows = list(csv.DictReader(io.StringIO(sweep.comma_separated(studies))))
+    rows = list(csv.DictReader(io.StringIO(search_tables.comma_separated(studies))))
     head = ["model", "trial", "state", "ndcg@10", "train_seconds", "epochs", "seconds", "key", "error"]
     assert list(rows[0])[:9] == head
     assert set(list(rows[0])[9:]) == {RATE, RANK, KIND, LAYERS}
@@ -255,9 +255,9 @@ def test_the_page_is_whole_and_the_same_twice(tmp_path: Path) -> None:
         assert f"<h3>{name}</h3>" in own
     drawn = json.loads(re.search(r"const FIGURES = (.*);\n", own)[1])  # type: ignore[index]
     assert list(drawn) == re.findall(r'class="plot" id="(\w+)" role="img" aria-label=', own)
-    assert len(drawn) == sum(len(sweep.figures(made)) for made in studies)
+    assert len(drawn) == sum(len(search_figures.figures(made)) for made in studies)
     assert not any("template" in figure["layout"] for figure in drawn.values())
-    assert f"gain <strong>{sweep._gain(sweep._Found(studies[0]))}</strong>" in own
+    assert f"gain <strong>{search_tables.gain_text(search.Found(studies[0]))}</strong>" in own
 
 
 @pytest.mark.parametrize("case", FEW)
@@ -271,7 +271,7 @@ def test_nothing_falls_over(case: str, tmp_path: Path) -> None:
     assert "nan" not in text
     assert ("No trial is complete." in text) == (not [t for t in made.trials if t.state.name == "COMPLETE"])
     assert optuna.logging.get_verbosity() == before
-    assert all(len(figure.data) for figure in sweep.figures(made).values())
+    assert all(len(figure.data) for figure in search_figures.figures(made).values())
 
 
 def test_no_study_at_all(tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ def test_the_terminal() -> None:
     made = study(failed=(5,))
     sweep.show([made, study(trials=2, label="[red]few")], Console(file=out, width=120))
     text = out.getvalue()
-    assert f"{sweep.gain(made)[0]:.4f}" in text
+    assert f"{search.gain(made)[0]:.4f}" in text
     assert "23 / 0 / 1" in text
     assert re.search(r"minilm-lora: learning_rate .*; importance: learning_rate 0\.\d\d", text)
     assert re.search(r"\[red\]few: .*; importance: not defined", text)
@@ -299,4 +299,4 @@ def test_without_plotly_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InputError, match=r"levelfield\[sweep\]"):
-        sweep.figures(made)
+        search_figures.figures(made)

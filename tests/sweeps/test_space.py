@@ -201,9 +201,7 @@ def test_whole_numbers_for_a_parameter_that_is_no_whole_number_are_a_continuous_
 
 @pytest.mark.parametrize("kind", ["weight_decay", "trainer.gradient_clip_val"])
 def test_a_conditional_range_is_continuous_where_the_parameter_is(kind: str) -> None:
-    searched = space(
-        {"loss": ["bpr", "bce"], kind: {"low": 1, "high": 5, "when": {"loss": "bce"}}}, {"loss": "bpr"}
-    )
+    searched = space({"loss": ["bpr", "bce"], kind: {"low": 1, "high": 5, "when": {"loss": "bce"}}}, {"loss": "bpr"})
     values = [v[kind] for v, _ in suggested(searched, 0, 20) if kind in v]
     assert values
     assert any(v % 1 for v in values), f"{kind} is no whole number, whatever its default is"
