@@ -15,9 +15,10 @@ from lightning.pytorch.loggers import Logger
 
 from benchmark.errors import missing_extra
 from benchmark.experiment import RunSpec, WandbConfig
-from benchmark.runs.record import RunRecord
+from benchmark.runs.record import RunRecord, first_line
 
 log = logging.getLogger("levelfield")
+DOWN: set[Path] = set()  # folders of mirrors that did not answer: one time-out in a process is enough
 
 
 def mode(config: WandbConfig | None) -> str:
@@ -45,7 +46,7 @@ def open_mirror(config: WandbConfig | None, spec: RunSpec, key: str, folder: Pat
         InputError: the extra is not installed.
     """
     chosen = mode(config)
-    if config is None or chosen == "disabled":
+    if config is None or chosen == "disabled" or folder in DOWN:
         return None
     try:
         import wandb
@@ -71,7 +72,8 @@ def open_mirror(config: WandbConfig | None, spec: RunSpec, key: str, folder: Pat
         logger = WandbLogger(experiment=started, offline=chosen == "offline")
         _ = logger.experiment  # defines the step of the metrics
     except Exception as error:
-        log.warning("Weights & Biases does not answer (%s); the run goes on without it", error)
+        DOWN.add(folder)
+        log.warning("Weights & Biases does not answer (%s); the run goes on without it", first_line(error))
         return None
     return logger
 
@@ -100,7 +102,7 @@ def close_mirror(logger: Logger | None, record: RunRecord) -> None:
         run.summary.update(outcome(record))
         run.finish(exit_code=0 if record.status == "finished" else 1)
     except Exception as error:
-        log.warning("Weights & Biases does not answer (%s); the record is complete without it", error)
+        log.warning("Weights & Biases does not answer (%s); the record is complete without it", first_line(error))
 
 
 def log_finished(
@@ -152,7 +154,7 @@ def log_summary(
         figures: Plotly figures by name.
         paths: the written files, kept as an artifact.
     """
-    if config is None or mode(config) == "disabled":
+    if config is None or mode(config) == "disabled" or folder in DOWN:
         return
     key = hashlib.sha256(json.dumps([name, table, [path.name for path in paths]]).encode()).hexdigest()[:16]
     mark = folder / "summaries" / key
@@ -174,13 +176,13 @@ def log_summary(
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()
         except Exception as error:
-            log.warning("Weights & Biases does not answer (%s); the written table is complete without it", error)
+            log.warning("Weights & Biases does not answer (%s); the table is complete without it", first_line(error))
 
     thread = threading.Thread(target=send, daemon=True)
     thread.start()
     thread.join(60)
     if thread.is_alive():
-        log.warning("Weights & Biases is slow; the written table is complete without it")
+        log.warning("Weights & Biases is slow; the table is complete without it")
 
 
 def _init(tracking: WandbConfig, folder: Path, **told: Any) -> Any:

@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from benchmark.experiment import WandbConfig
-from benchmark.runs.mirror import log_finished, mode
-from benchmark.runs.record import RunStore
+from benchmark.runs.mirror import DOWN, log_finished, mode
+from benchmark.runs.record import RunStore, first_line
 from benchmark.sweeps.study import ModelStudy
 from benchmark.sweeps.trial import OUTCOME
 
@@ -36,7 +36,6 @@ class TrialMirror:
         self.config = config if mode(config) != "disabled" else None
         self.store = RunStore(runs)
         self.folder = runs / "wandb"
-        self.down = False
         self._seen: set[str] = set()
         self._queue: queue.Queue[tuple[str, ModelStudy, FrozenTrial] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._send, daemon=True)
@@ -58,7 +57,7 @@ class TrialMirror:
 
     def _send(self) -> None:
         while (item := self._queue.get()) is not None:
-            if self.down:
+            if self.folder in DOWN:
                 continue
             name, study, trial = item
             outcome = trial.user_attrs.get(OUTCOME, {})
@@ -87,11 +86,11 @@ class TrialMirror:
                 self._mark(name).parent.mkdir(parents=True, exist_ok=True)
                 self._mark(name).touch()
             except Exception as error:
-                self.down = True
+                DOWN.add(self.folder)
                 log.warning(
                     "Weights & Biases does not answer (%s); the sweep goes on without it, and the same command mirrors "
                     "the rest later",
-                    error,
+                    first_line(error),
                 )
 
     def __enter__(self) -> TrialMirror:
@@ -109,6 +108,7 @@ class TrialMirror:
         while self._thread.is_alive() and time.monotonic() < deadline:
             self._thread.join(0.1)
         if self._thread.is_alive() and kind is None:
+            DOWN.add(self.folder)
             log.warning("Weights & Biases is slow; the same command mirrors the rest of the trials later")
 
 
