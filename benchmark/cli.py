@@ -176,12 +176,14 @@ def sweep(
     for experiment in experiments:  # everything is checked before anything runs
         data = runner.prepare(experiment, runs)
         runner.plan(experiment, data, store)
-        ready.append((experiment, data, sweeper.spaces(experiment)))
-    for experiment, data, spaces in ready:
+        spaces = sweeper.spaces(experiment)
+        ready.append(
+            (experiment, data, spaces, None if dry_run else sweeper.SweepState(experiment, data, runs, storage))
+        )
+    for experiment, data, spaces, state in ready:
         sweeper.show_plan(experiment, spaces, console)
-        if dry_run:
+        if state is None:
             continue
-        state = sweeper.SweepState(experiment, data, runs, storage)
         if retry_failed:
             state.retry_failed()
         if executor == "ray" or (workers or 1) > 1:

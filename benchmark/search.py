@@ -53,8 +53,8 @@ class Dimension(_Strict):
                 raise ValueError(f"choices and {sorted(others)[0]} do not go together")
             if not self.choices:
                 raise ValueError("choices is empty: name one value at least")
-            if len({(type(c), c) for c in self.choices}) < len(self.choices):
-                raise ValueError("a choice stands twice")
+            if len(set(self.choices)) < len(self.choices):
+                raise ValueError("two choices are equal")
             return self
         if self.low is None or self.high is None:
             raise ValueError("expected low and high, or choices")

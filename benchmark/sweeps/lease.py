@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LEASE, BEAT = "lease", "beat"
 MISSED = 3  # so many signs of life missed: the process is lost
+UNSIGNED = 10.0  # seconds after which a running trial that nobody has signed is lost: signing takes milliseconds
 
 
 def host() -> str:
@@ -86,7 +87,7 @@ class Watch:
         if seen is None or seen[0] != sign:
             self._seen[trial.number] = (sign, now)
             return False
-        return now - seen[1] > self.patience
+        return now - seen[1] > (self.patience if lease is not None else min(self.patience, UNSIGNED))
 
 
 def _alive(lease: dict[str, Any]) -> bool:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from benchmark.experiment import WandbConfig
 from benchmark.runs.mirror import DOWN, log_finished, mode
 from benchmark.runs.record import RunStore, first_line
-from benchmark.sweeps.study import ModelStudy
-from benchmark.sweeps.trial import OUTCOME
+from benchmark.sweeps.study import OUTCOME, ModelStudy
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

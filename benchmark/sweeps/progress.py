@@ -8,11 +8,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from benchmark.runs.progress import RunProgress, clock
-from benchmark.sweeps.study import ModelStudy, short
-from benchmark.sweeps.trial import OUTCOME
+from benchmark.sweeps.study import OUTCOME, ModelStudy, short
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -106,13 +106,17 @@ class SweepView:
     def _print(self, study: ModelStudy, trial: FrozenTrial, best: FrozenTrial | None) -> None:
         outcome = trial.user_attrs.get(OUTCOME, {})
         error = outcome.get("error") or trial.user_attrs.get("error")
+        done = sum(len(shown) for shown in self._shown.values())
         values = " ".join(f"{k}={short(v)}" for k, v in (outcome.get("values") or {}).items())
-        who = f"{study.label} {trial.user_attrs['slot'] + 1}/{self.budget[study.label]}"
+        who = f"{done}/{sum(self.budget.values())} {study.label} trial {trial.user_attrs['slot']}"
         if error:
-            self.console.print(f"[red]failed[/]   {who:<24} {values}: {error}", highlight=False, soft_wrap=True)
+            word = "[red]failed[/]  " if trial.state.name == "FAIL" else "[yellow]diverged[/]"
+            line = f"{word} {who:<30} {escape(f'{values}: {error}')}"
+            self.console.print(line, highlight=False, soft_wrap=True)
             return
         value = f"{study.objectives[0]} {trial.values[0]:.4f}" if trial.values else ""
         state = "[yellow]pruned[/]  " if trial.state.name == "PRUNED" else "[green]done[/]    "
         star = " [bold]best[/]" if best is not None and best.number == trial.number else ""
         cost = f"{outcome.get('epochs', 0)} ep. {clock(outcome.get('seconds') or 0)}"
-        self.console.print(f"{state} {who:<24} {value:<18} {cost:<16} {values}{star}", highlight=False, soft_wrap=True)
+        line = f"{state} {who:<30} {value:<18} {cost:<16} {escape(values)}{star}"
+        self.console.print(line, highlight=False, soft_wrap=True)

@@ -47,7 +47,9 @@ def points(sweep: Sweep, space: Space) -> list[Values]:
     """Return the fixed values of every trial; a sampler that learns chooses the rest when the trial begins."""
     if sweep.sampler not in DESIGNS:
         return [space.defaults, *({} for _ in range(sweep.trials - 1))]
-    others = [p for p in design(sweep, space, sweep.trials) if p != space.defaults]
+    others = design(sweep, space, sweep.trials)
+    if sweep.sampler == "grid":  # each of its points once; of the others a repetition costs nothing, see `carry_out`
+        others = [p for p in others if p != space.defaults]
     return [space.defaults, *others][: sweep.trials]
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, Any
+import types
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
 from benchmark.errors import InputError, nearest
-from benchmark.experiment import Experiment
+from benchmark.experiment import Experiment, ModelEntry, TrainerConfig
 from benchmark.search import Dimension, Scalar
 
 if TYPE_CHECKING:
     import optuna
 
 Values = dict[str, Any]  # by path, such as {"peft.rank": 8}
+NOT_SEARCHED = {"class"} | ModelEntry.model_fields.keys() - {"trainer"}
 
 
 class Space:
@@ -33,13 +35,20 @@ class Space:
     def __init__(self, experiment: Experiment, label: str) -> None:
         self.label, self.where = label, f"models.{label}.search"
         self.dimensions = _parents_first(experiment.models[label].search, self.where)
+        for path in self.paths:
+            if path.partition(".")[0] in NOT_SEARCHED or path in ("trainer", "trainer.early_stopping.monitor"):
+                raise InputError(f"{self.where}.{path}: is no hyper-parameter: it would make trials incomparable")
         spec = experiment.spec(label, experiment.seeds[0])
         own = {path: _value(spec.trainer if path.startswith("trainer.") else spec.config, path) for path in self.paths}
-        self.integer = {
-            path: isinstance(d.low, int) and isinstance(d.high, int) and not isinstance(own[path], float)
-            for path, d in self.dimensions.items()
-        }
-        self._check(experiment, own)
+        self.integer = {path: self._is_integer(type(spec.config), path) for path in self.dimensions}
+        self._check(experiment)
+        for path, dimension in self.dimensions.items():
+            for parent, allowed in dimension.when.items():
+                if odd := [a for a in allowed if not self._contains(parent, a)]:
+                    raise InputError(
+                        f"{self.where}.{path}.when.{parent}: {odd[0]!r} lies outside of {self.shown(parent)}: "
+                        "it would never be searched"
+                    )
         self.defaults = {path: own[path] for path in self.active(own)}
         for path, value in self.defaults.items():
             if not self._contains(path, value):
@@ -56,7 +65,7 @@ class Space:
         """Return the paths that are searched where the others have these values."""
         found: list[str] = []
         for path, dimension in self.dimensions.items():
-            if all(parent in found and values[parent] in allowed for parent, allowed in dimension.when.items()):
+            if _holds(dimension, {parent: values[parent] for parent in found}):
                 found.append(path)
         return found
 
@@ -64,7 +73,7 @@ class Space:
         """Return the values of a trial, asking its sampler for what is not fixed yet."""
         values: Values = {}
         for path, dimension in self.dimensions.items():
-            if any(values.get(parent, ...) not in allowed for parent, allowed in dimension.when.items()):
+            if not _holds(dimension, values):
                 continue
             name = self.name(path)
             if dimension.choices is not None:
@@ -127,7 +136,7 @@ class Space:
         if dimension.step is None:
             raise InputError(f"{self.where}.{path}: a grid needs choices or a step, found {self.shown(path)}")
         count = math.floor((high - low) / dimension.step + 1e-9) + 1
-        return [low + i * dimension.step for i in range(count)]
+        return [round(low + i * dimension.step, 12) for i in range(count)]  # 0.3 rather than 0.30000000000000004
 
     def shown(self, path: str) -> str:
         """Return a range for people."""
@@ -156,7 +165,21 @@ class Space:
         step = d.step or (1 if self.integer[path] and not d.log else None)
         return step is None or abs((value - d.low) / step - round((value - d.low) / step)) < 1e-9
 
-    def _check(self, experiment: Experiment, own: Values) -> None:
+    def _is_integer(self, config: type[BaseModel], path: str) -> bool:
+        """Return whether whole numbers are meant: by the type of the setting, else by how the range is written."""
+        d = self.dimensions[path]
+        if d.choices is not None:
+            return False
+        root, names = (TrainerConfig, path.split(".")[1:]) if path.startswith("trainer.") else (config, path.split("."))
+        kinds = _kinds(root, names)
+        whole = all(isinstance(n, int) or float(n).is_integer() for n in (d.low, d.high, d.step or 1) if n is not None)
+        if float in kinds or int not in kinds:
+            return not kinds & {int, float} and isinstance(d.low, int) and isinstance(d.high, int) and whole
+        if not whole:
+            raise InputError(f"{self.where}.{path}: takes whole numbers, found {self.shown(path)}")
+        return True
+
+    def _check(self, experiment: Experiment) -> None:
         """Let the model check every choice and both ends of every range before anything runs."""
         for path, dimension in self.dimensions.items():
             parents = self._parents(path)
@@ -176,6 +199,23 @@ class Space:
             out |= self._parents(parent)
             out[parent] = allowed[0]
         return out
+
+
+def _holds(dimension: Dimension, values: Values) -> bool:
+    """Return whether a dimension is searched where ``values`` are those of the searched ones before it."""
+    return all(parent in values and values[parent] in allowed for parent, allowed in dimension.when.items())
+
+
+def _kinds(root: Any, names: list[str]) -> set[type]:
+    """Return which of int and float a setting takes by its annotation; neither where it is not declared."""
+    if not names:
+        options = get_args(root) if get_origin(root) in (Union, types.UnionType, Annotated) else (root,)
+        nested = [o for o in options if get_origin(o) in (Union, types.UnionType, Annotated)]
+        return {o for o in options if o in (int, float)}.union(*(_kinds(o, []) for o in nested))
+    for option in [root, *get_args(root)]:
+        if isinstance(option, type) and issubclass(option, BaseModel) and names[0] in option.model_fields:
+            return _kinds(option.model_fields[names[0]].annotation, names[1:])
+    return set()
 
 
 def _parents_first(dimensions: dict[str, Dimension], where: str) -> dict[str, Dimension]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmark.experiment import Experiment
@@ -12,10 +13,9 @@ from benchmark.runs.progress import clock
 from benchmark.runs.record import RunStore
 from benchmark.runs.run import expected_seconds, plan, prepare
 from benchmark.sweeps.space import Space
-from benchmark.sweeps.storage import location, open_storage
-from benchmark.sweeps.study import ModelStudy, order
+from benchmark.sweeps.storage import exists, location, open_storage
+from benchmark.sweeps.study import OUTCOME, ModelStudy, order, study_name
 from benchmark.sweeps.sweep import trials_of, with_selections
-from benchmark.sweeps.trial import OUTCOME
 
 STATES = ("done", "running", "failed", "to do")
 
@@ -38,7 +38,8 @@ def show_status(experiment: Experiment, runs: Path, storage: str | None, console
         seconds.append(left if shown else 0.0)
         table.add_row(label, what, *(str(counts[state]) for state in STATES), best, shown)
 
-    for label, study in _studies(experiment, data.fingerprint, runs, storage).items():
+    chosen, _ = with_selections(experiment, data, runs)  # by which the studies that stand on others are known
+    for label, study in _studies(chosen, data.fingerprint, runs, storage).items():
         if study is None:
             n = trials_of(experiment, Space(experiment, label))
             row(label, "trials", {**dict.fromkeys(STATES, 0), "to do": n}, "", None)
@@ -59,10 +60,9 @@ def show_status(experiment: Experiment, runs: Path, storage: str | None, console
         for trial in trials:
             outcome = trial.user_attrs.get(OUTCOME, {})
             error = outcome.get("error") or trial.user_attrs.get("error")
-            if error:
+            if trial.state.name == "FAIL":
                 values = " ".join(f"{k}={v}" for k, v in (outcome.get("values") or trial.params).items())
                 failures.append(f"{label} trial {trial.user_attrs['slot']} ({values}): {error}")
-    chosen, _ = with_selections(experiment, data, runs)
     planned = plan(chosen, data, store)
     times = expected_seconds(store, planned, {})
     for label in experiment.models:
@@ -82,7 +82,7 @@ def show_status(experiment: Experiment, runs: Path, storage: str | None, console
     elif sum(known):
         console.print(f"time left: about {clock(sum(known))} by one process", highlight=False)
     for failure in failures:
-        console.print(f"[red]failed[/] {failure}", highlight=False, soft_wrap=True)
+        console.print(f"[red]failed[/] {escape(failure)}", highlight=False, soft_wrap=True)
     if failures:
         command = "sweep" if any(entry.search for entry in experiment.models.values()) else "run"
         console.print(f"run the failed ones again: levelfield {command} {file} --retry-failed", highlight=False)
@@ -92,12 +92,13 @@ def _studies(experiment: Experiment, fingerprint: str, runs: Path, storage: str 
     """Return the study of each searched model, None where it has not begun; nothing is made."""
     labels = order(experiment)
     where = location(experiment, runs, storage)
-    if not labels or ("://" not in where and not Path(where).exists()):
+    if not labels or not exists(where):
         return dict.fromkeys(labels)
     opened = open_storage(where)
     begun = {study.study_name for study in opened.get_all_studies()}
-    name = experiment.sweep.study or experiment.name
     return {
-        label: ModelStudy(experiment, label, fingerprint, opened, runs) if f"{name}/{label}" in begun else None
+        label: ModelStudy(experiment, label, fingerprint, opened, runs)
+        if study_name(experiment, label) in begun
+        else None
         for label in labels
     }

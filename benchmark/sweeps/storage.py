@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 VARIABLE = "LEVELFIELD_STORAGE"
 
 
+def exists(where: str) -> bool:
+    """Return whether there is something at a location, as far as that can be seen without making it."""
+    if where.startswith("sqlite:///"):
+        return Path(where.removeprefix("sqlite:///").partition("?")[0]).exists()
+    return "://" in where or Path(where).exists()
+
+
 def studies_folder(runs: str | Path) -> Path:
     return Path(runs) / "studies"
 
@@ -52,13 +59,32 @@ def _database(url: str, optuna: Any) -> Any:
 
     shown = hidden(url)
     try:
-        engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-        return optuna.storages.RDBStorage(url, engine_kwargs=engine)
+        sqlite = url.startswith("sqlite")
+        engine = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=engine)
+        if sqlite:
+            _one_at_a_time(storage.engine)
+        return storage
     except (SQLAlchemyError, ImportError, ValueError) as error:
         first = hidden(str(error).strip().splitlines()[0])
         raise InputError(f"storage {shown}: cannot be reached: {first}") from None
     except RuntimeError as error:
         raise InputError(f"storage {shown}: of another version: {' '.join(str(error).split())}") from None
+
+
+def _one_at_a_time(engine: Any) -> None:
+    """Let transactions of SQLite take turns: it ignores the row locks by which Optuna gives a trial to one process."""
+    from sqlalchemy import event
+
+    @event.listens_for(engine, "connect")
+    def _(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # else the driver begins transactions in its own way
+
+    @event.listens_for(engine, "begin")
+    def _(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()
 
 
 def _journal(path: Path, optuna: Any) -> Any:
@@ -69,7 +95,7 @@ def _journal(path: Path, optuna: Any) -> Any:
         return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path), lock_obj=lock))
     except OSError as error:
         raise InputError(f"storage {path}: cannot be opened ({error.strerror}); choose another --runs folder") from None
-    except (ValueError, KeyError, AssertionError, NotImplementedError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, NotImplementedError) as error:
         text = str(error).strip() or type(error).__name__
         raise InputError(
             f"storage {path}: damaged or of another version ({text}); move it away, or name a new study: sweep.study"
@@ -97,16 +123,14 @@ def _cut_torn_end(path: Path, lock: _Lock) -> None:
     lock.acquire()
     try:
         with open(path, "rb+") as file:
-            size = file.seek(0, os.SEEK_END)
-            back = min(size, 1 << 20)
-            file.seek(size - back)
-            tail = file.read()
-            if tail and not tail.endswith(b"\n"):
-                file.truncate(size - back + tail.rfind(b"\n") + 1)
+            whole = file.read()
+            if not whole.endswith(b"\n"):
+                file.truncate(whole.rfind(b"\n") + 1)
     finally:
         lock.release()
 
 
 def hidden(text: str) -> str:
     """Return a text with the passwords of URLs hidden."""
-    return re.sub(r"(\w+://[^:/@\s]+):[^@\s]+@", r"\1:***@", text)
+    text = re.sub(r"(\w+://[^:/@\s]*):\S*@", r"\1:***@", text)
+    return re.sub(r"([?&]password=)[^&\s]+", r"\1***", text)

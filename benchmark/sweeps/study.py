@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import time
 import warnings
@@ -33,6 +35,7 @@ COSTS: dict[str, Callable[[RunRecord], float | None]] = {
     "trainable_parameters": lambda record: record.parameters.get("trainable"),
     "peak_memory": lambda record: record.peak_memory.get("device", record.peak_memory.get("host")),
 }
+OUTCOME = "outcome"  # user attribute of a finished trial, see `trial.py`
 CRASHES = 3  # a trial whose process died so often beside living ones is given up
 T = TypeVar("T")
 
@@ -71,6 +74,15 @@ def objectives_of(experiment: Experiment, label: str) -> tuple[str, ...]:
     return objectives
 
 
+def study_name(experiment: Experiment, label: str) -> str:
+    """Return the name of a model's study; what stands on other models has one for each choice of them."""
+    name = f"{experiment.sweep.study or experiment.name}/{label}"
+    below = {role: s.resolved() for role, s in experiment.spec(label, experiment.seeds[0]).stages.items()}
+    if below:
+        name += "@" + hashlib.sha256(json.dumps(below, sort_keys=True).encode()).hexdigest()[:8]
+    return name
+
+
 def higher(objective: str) -> bool:
     """Return whether more of an objective is better."""
     return objective not in COSTS and higher_is_better(parse_metric(objective).name)
@@ -88,11 +100,13 @@ class Selection:
     value: float
     default_value: float | None
     counts: dict[str, int]
+    outdated: int  # trials that another version of the code has run
 
     def note(self) -> str:
         """Return the line under the table."""
         chosen = ", ".join(f"{k} {short(v)}" for k, v in self.values.items())
-        return f"tuned on validation, {sum(self.counts.values())} trials: {chosen}"
+        other = f" ({self.outdated} of another version of the code)" if self.outdated else ""
+        return f"tuned on validation, {sum(self.counts.values())} trials{other}: {chosen}"
 
 
 def short(value: Any) -> str:
@@ -103,9 +117,9 @@ def selection_file(experiment: Experiment, runs: str | Path, label: str) -> Path
     return studies_folder(runs) / f"{experiment.sweep.study or experiment.name}.{label}.json"
 
 
-def identity(experiment: Experiment, label: str, data_fingerprint: str) -> dict[str, Any]:
+def identity(experiment: Experiment, label: str, data_fingerprint: str, space: Space | None = None) -> dict[str, Any]:
     """Return what one study is about: trials of different identities must not be compared."""
-    space = Space(experiment, label)
+    space = space or Space(experiment, label)
     sweep = experiment.sweep
     spec = experiment.spec(label, experiment.seeds[0]).resolved()
     told = {
@@ -147,8 +161,8 @@ class ModelStudy:
         self.space = Space(experiment, label)
         self.objectives = objectives_of(experiment, label)
         self.sweep = experiment.sweep
-        self.name = f"{self.sweep.study or experiment.name}/{label}"
-        self.identity = identity(experiment, label, data_fingerprint)
+        self.name = study_name(experiment, label)
+        self.identity = identity(experiment, label, data_fingerprint, self.space)
         self.data_fingerprint = data_fingerprint
         self.watch = Watch(self.sweep.heartbeat, node_alive)
         spec = experiment.spec(label, experiment.seeds[0])
@@ -180,9 +194,7 @@ class ModelStudy:
 
     def lay_out(self) -> None:
         """Check that the stored study is this one, and lay down the slots that are missing."""
-        folder = studies_folder(self.runs)
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{self.name.replace('/', '.')}.lock"):
+        with self._lock():
             self._check()
             there = {t.user_attrs.get("slot") for t in self.study.get_trials(deepcopy=False)}
             for slot, point in enumerate(points(self.sweep, self.space)):
@@ -235,13 +247,11 @@ class ModelStudy:
                 continue
             trial_id = self.storage.get_trial_id_from_study_id_trial_number(self.study_id, waiting.number)
             try:
-                # the lease first: a process that dies behind the next line is known by it
-                self.storage.set_trial_user_attr(trial_id, LEASE, own_lease(node))
                 if not self.storage.set_trial_state_values(trial_id, optuna.trial.TrialState.RUNNING):
                     continue
-                self.storage.set_trial_user_attr(trial_id, LEASE, own_lease(node))
             except optuna.exceptions.UpdateFinishedTrialError:
                 continue
+            self.storage.set_trial_user_attr(trial_id, LEASE, own_lease(node))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return optuna.trial.Trial(self.study, trial_id)
@@ -255,25 +265,38 @@ class ModelStudy:
         """
         from optuna.trial import TrialState
 
+        lost = [t for t in self.trials() if t.state == TrialState.RUNNING and self.watch.lost(t)]
         found = 0
-        for trial in self.trials():
-            if trial.state != TrialState.RUNNING or not self.watch.lost(trial):
-                continue
-            trial_id = self.storage.get_trial_id_from_study_id_trial_number(self.study_id, trial.number)
-            if self.storage.get_trial(trial_id).state != TrialState.RUNNING:
-                continue
-            lost = trial.user_attrs.get("lost", 0) + 1
-            self.storage.set_trial_user_attr(trial_id, "lost", lost)
-            crashes = trial.user_attrs.get("crashes", 0) + counting
-            self.storage.set_trial_user_attr(trial_id, "crashes", crashes)
-            if crashes >= CRASHES:
-                error = f"its process died {crashes} times while it ran (out of memory?)"
-                self.storage.set_trial_user_attr(trial_id, "error", error)
-                self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
-            else:
-                self.storage.set_trial_state_values(trial_id, TrialState.WAITING)
-            found += 1
+        with self._lock() if lost else contextlib.nullcontext():
+            for trial in lost:
+                trial_id = self.storage.get_trial_id_from_study_id_trial_number(self.study_id, trial.number)
+                now = self.storage.get_trial(trial_id)
+                lease = now.user_attrs.get(LEASE)
+                if now.state != TrialState.RUNNING or lease != trial.user_attrs.get(LEASE):
+                    continue  # another process has noticed it too
+                crashes = now.user_attrs.get("crashes", 0) + (counting and lease is not None)
+                self.storage.set_trial_user_attr(trial_id, "lost", now.user_attrs.get("lost", 0) + 1)
+                self.storage.set_trial_user_attr(trial_id, "crashes", crashes)
+                if crashes >= CRASHES:
+                    error = f"its process died {crashes} times while it ran (out of memory?)"
+                    self.storage.set_trial_user_attr(trial_id, "error", error)
+                    self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+                else:
+                    self.put_back(trial_id)
+                found += 1
         return found
+
+    def put_back(self, trial_id: int) -> None:
+        """Make a running trial a waiting one again, which nobody has signed."""
+        from optuna.trial import TrialState
+
+        self.storage.set_trial_user_attr(trial_id, LEASE, None)
+        self.storage.set_trial_state_values(trial_id, TrialState.WAITING)
+
+    def _lock(self) -> FileLock:
+        folder = studies_folder(self.runs)
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / f"{self.name.replace('/', '.')}.lock")
 
     def retry_failed(self) -> int:
         """Lay down the failed trials once more, with the parameters they had; return how many."""
@@ -284,7 +307,8 @@ class ModelStudy:
             attributes = {"slot": trial.user_attrs["slot"], "retry": trial.user_attrs.get("retry", 0) + 1}
             if trial.user_attrs.get("defaults"):
                 attributes["defaults"] = True
-            self.study.enqueue_trial(trial.params, user_attrs=attributes)
+            fixed = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            self.study.enqueue_trial(fixed, user_attrs=attributes)
         return len(failed)
 
     @property
@@ -378,6 +402,7 @@ class ModelStudy:
             best.values[0],
             first.values[0] if first else None,
             {k: v for k, v in counts.items() if v},
+            sum(t.user_attrs[OUTCOME]["code"] != self.code[:8] for t in self.trials() if OUTCOME in t.user_attrs),
         )
         with whole_file(selection_file(self.experiment, self.runs, self.label)) as temporary:
             temporary.write_text(json.dumps(vars(selection), indent=1) + "\n", encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from benchmark.sweeps.progress import SweepView
 from benchmark.sweeps.samplers import points
 from benchmark.sweeps.space import Space
 from benchmark.sweeps.storage import location, open_storage
-from benchmark.sweeps.study import ModelStudy, Selection, objectives_of, order, stages, stored_selections
+from benchmark.sweeps.study import ModelStudy, Selection, objectives_of, order, patient, stages, stored_selections
 from benchmark.sweeps.trial import carry_out
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def show_plan(experiment: Experiment, checked: dict[str, Space], console: Consol
         total += n
         ranges = escape("\n".join(f"{path}: {space.shown(path)}" for path in space.paths))
         first = "\n".join(f"{path} {value}" for path, value in space.defaults.items())
-        table.add_row(label, str(n), ranges, first)
+        size = len(space.grid()) if sweep.sampler == "grid" else n
+        table.add_row(label, str(n) if n >= size else f"{n}, the first of {size}", ranges, first)
     console.print(table, highlight=False)
     others = len(experiment.models) - len(checked)
     finals = len(experiment.models) * len(experiment.seeds)
@@ -142,7 +144,7 @@ class SweepState:
     def retry_failed(self) -> int:
         """Lay down all failed trials once more; return how many."""
         found = sum(study.retry_failed() for study in self.studies.values())
-        self.settled, self.chosen = set(), {}
+        self.studies, self.settled, self.chosen = {}, set(), {}  # what stands on another choice is another study
         self.advance()
         return found
 
@@ -175,20 +177,20 @@ def search(state: SweepState, console: Console | None = None, node: str | None =
             mirror.refresh(state.studies.values())
 
         for study in state.studies.values():
-            study.requeue(counting=False)
+            patient(partial(study.requeue, counting=False))
         refresh()
         while not state.finished:
             worked = False
             for label, study in list(state.studies.items()):
                 if label in state.settled:
                     continue
-                while (trial := study.claim(node)) is not None:
+                while (trial := patient(partial(study.claim, node))) is not None:
                     worked = True
                     _run_stages(state, label)
-                    progress = view.begin(study, trial.number, study.max_epochs)
+                    progress = view.begin(study, trial.user_attrs["slot"], study.max_epochs)
                     carry_out(study, trial, state.data, store, [progress], node)
                     refresh()
-                study.requeue(counting=True)
+                patient(partial(study.requeue, counting=True))
             state.advance()
             refresh()
             if not worked and not state.finished:

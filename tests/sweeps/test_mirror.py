@@ -17,8 +17,8 @@ from benchmark.experiment import Experiment
 from benchmark.runs.record import RunStore
 from benchmark.runs.run import prepare
 from benchmark.sweeps.mirror import run_id
+from benchmark.sweeps.study import OUTCOME
 from benchmark.sweeps.sweep import SweepState, search
-from benchmark.sweeps.trial import OUTCOME
 from tests.runs.test_mirror import read_back
 from tests.runs.test_run import BROKEN
 from tests.sweeps.test_executors import ROOT, stored

@@ -215,8 +215,8 @@ REFUSED = [
     ("{l2: {low: 1}}", "expected low and high, or choices"),
     ("{l2: {low: 1, high: .inf}}", "low and high must be finite"),
     ("{l2: []}", "choices is empty"),
-    ("{l2: [10, 20, 10]}", "a choice stands twice"),
-    ("{l2: [10.0, 10]}", "a choice stands twice"),  # Optuna tells them apart as little as the model does
+    ("{l2: [10, 20, 10]}", "two choices are equal"),
+    ("{l2: [10.0, 10]}", "two choices are equal"),  # Optuna tells them apart as little as the model does
     ("{l2: {}}", "expected low and high, or choices"),
     ("{l2: 10}", "found 10, expected choices [a, b, c] or a range {low: 1, high: 10}"),
     ("{l2: {low: 1, high: 9, step: 0}}", "step"),
@@ -257,7 +257,6 @@ def test_a_search_that_cannot_be_gets_one_line_before_anything_is_made(
     ("search", "why"),
     [
         ({"embedding_size": {"low": 8, "high": 64, "step": 0.5}}, "a size has no halves"),
-        ({"embedding_size": {"low": 8.0, "high": 64.0}}, "nearly every value in between would be refused by the model"),
         ({"negatives": {"low": 1, "high": 9}, "embedding_size": {"choices": [8], "when": {"negatives": 99}}},
          "the condition never holds"),
         ({"limit_train": [None, 100]}, "not a hyper-parameter: the models would train on different data"),

@@ -14,11 +14,11 @@ import pytest
 
 pytest.importorskip("optuna")
 
-from benchmark.errors import InputError  # noqa: E402
-from benchmark.experiment import Experiment  # noqa: E402
-from benchmark.sweeps.storage import VARIABLE, hidden, location, open_storage  # noqa: E402
-from tests.sweeps.searched import EASE, MF, RATE, experiment, opened, search_without_training  # noqa: E402
-from tests.test_cli import levelfield, one_line  # noqa: E402
+from benchmark.errors import InputError
+from benchmark.experiment import Experiment
+from benchmark.sweeps.storage import VARIABLE, hidden, location, open_storage
+from tests.sweeps.searched import EASE, MF, RATE, experiment, opened, search_without_training
+from tests.test_cli import levelfield, one_line
 
 SECRET = "hunter2"
 

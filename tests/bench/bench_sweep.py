@@ -1,0 +1,153 @@
+"""Sweeps: what a trial costs besides its training, two workers against one, Hyperband against no pruning."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmark.runs.record import RunStore
+from benchmark.sweeps.storage import open_storage
+from benchmark.sweeps.study import OUTCOME
+from tests.bench.comparison import row
+
+FILE = """\
+name: bench
+dataset: {source: movielens-100k, filters: {min_user_interactions: 5}}
+task:
+  split: {kind: temporal, valid: 0.1, test: 0.1}
+  metrics: [ndcg@10, auc]
+  min_history: 1
+models:
+"""
+MINILM = """\
+  model:
+    class: benchmark.llm.two_tower.TwoTower
+    item_fields: [title, genres]
+    limit_train: 500
+    trainer: {max_epochs: 1}
+    search: {learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}, peft.rank: [2, 4, 8, 16]}
+"""
+MF = """\
+  model:
+    class: baselines.mf.MF
+    search:
+      learning_rate: {low: 1.0e-4, high: 1.0e-1, log: true}
+      embedding_size: {low: 8, high: 128, power_of_two: true}
+      loss: [bpr, bce]
+"""
+
+
+def run(small: bool = False) -> list[dict[str, Any]]:
+    return [*_overhead(4 if small else 8), _workers(4 if small else 24), *_hyperband(small)]
+
+
+def _sweep(folder: Path, models: str, sweep: str, *more: str, threads: int | None = None) -> list[Any]:
+    """Sweep in a process of its own; return the finished trials."""
+    import optuna
+
+    file = folder / "bench.yaml"
+    file.write_text(f"{FILE}{models}sweep: {sweep}\n", encoding="utf-8")
+    environment = {**os.environ, **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})}
+    command = [sys.executable, "-c", "from benchmark.cli import main; main()", "sweep", str(file), *more]
+    command += ["--runs", str(folder / "runs"), "--results", str(folder / "results")]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    storage = open_storage(str(folder / "runs" / "studies" / "bench.journal"))
+    return optuna.load_study(study_name="bench/model", storage=storage).trials
+
+
+def _overhead(n: int) -> list[dict[str, Any]]:
+    """Time between the ends of two trials, less what trainer.fit took."""
+    rows = []
+    for name, models in (("MiniLM with LoRA", MINILM), ("MF", MF)):
+        with tempfile.TemporaryDirectory() as name_of_folder:
+            folder = Path(name_of_folder)
+            options = f"{{trials: {n}, pruner: none}}"
+            trials = _sweep(folder, models, options, "trainer.max_epochs=2")
+            store = RunStore(folder / "runs")
+            besides = []
+            for before, trial in zip(trials, trials[1:], strict=False):
+                record = store.get(trial.user_attrs[OUTCOME]["key"])
+                assert record is not None
+                wall = (trial.datetime_complete - before.datetime_complete).total_seconds()
+                besides.append(wall - record.stage_seconds["fit"])
+            ours = statistics.median(besides)
+            fresh = _fresh(folder, models, store)
+        rows.append(
+            row(
+                f"a trial of {name}, all but trainer.fit",
+                "a fresh process a trial",
+                ours,
+                fresh,
+                0.3 / fresh,
+                f"0.3 s wanted; median of {len(besides)} trials behind the first, first {max(besides):.2f} s at most",
+            )
+        )
+        print(rows[-1]["what"], f"{ours:.3f} s against {fresh:.2f} s", flush=True)
+    return rows
+
+
+def _fresh(folder: Path, models: str, store: RunStore) -> float:
+    """Return what one run in a process of its own takes besides trainer.fit; the data is prepared already."""
+    import time
+
+    file = folder / "bench.yaml"
+    seconds = []
+    for seed in (101, 102):
+        command = [sys.executable, "-c", "from benchmark.cli import main; main()", "run", str(file)]
+        command += [f"seeds=[{seed}]", "trainer.max_epochs=2", "--defaults", "--runs", str(folder / "runs")]
+        before = {path.parent.name for path in store.root.glob("*/record.json")}
+        begun = time.perf_counter()
+        subprocess.run(
+            [*command, "--results", str(folder / "results")],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wall = time.perf_counter() - begun
+        (new,) = {path.parent.name for path in store.root.glob("*/record.json")} - before
+        record = json.loads((store.root / new / "record.json").read_text())
+        seconds.append(wall - record["stage_seconds"]["fit"])
+    return min(seconds)
+
+
+def _workers(n: int) -> dict[str, Any]:
+    """From the first trial's beginning to the last one's end, with the same trials."""
+    walls = {}
+    for workers in (1, 2):
+        with tempfile.TemporaryDirectory() as folder:
+            options = f"{{trials: {n}, sampler: random, pruner: none}}"
+            more = ["trainer.max_epochs=8", "trainer.early_stopping.patience=8", "--workers", str(workers)]
+            trials = _sweep(Path(folder), MF, options, *more)
+            first, last = min(t.datetime_start for t in trials), max(t.datetime_complete for t in trials)
+            walls[workers] = (last - first).total_seconds()
+    gain = walls[1] / walls[2]
+    note = f"{gain:.2f} x, 1.7 x wanted; {n} trials of MF on {os.cpu_count()} cores, one worker with all threads"
+    return row("two workers", "one worker", walls[2], walls[1], 1 / 1.7, note)
+
+
+def _hyperband(small: bool) -> list[dict[str, Any]]:
+    """The same points with and without pruning: epochs that were trained, and the best validation value found."""
+    n, epochs = (6, 5) if small else (30, 27)
+    spent: dict[str, list[int]] = {"none": [], "hyperband": []}
+    best: dict[str, list[float]] = {"none": [], "hyperband": []}
+    for seed in range(1 if small else 3):
+        for pruner in spent:
+            with tempfile.TemporaryDirectory() as folder:
+                options = f"{{trials: {n}, sampler: random, seed: {seed}, pruner: {pruner}}}"
+                more = [f"trainer.max_epochs={epochs}", f"trainer.early_stopping.patience={epochs}"]
+                trials = _sweep(Path(folder), MF, options, *more)
+                spent[pruner].append(sum(t.user_attrs[OUTCOME]["epochs"] for t in trials))
+                best[pruner].append(max(t.values[0] for t in trials if t.state.name == "COMPLETE"))
+        print("hyperband", seed, spent, best, flush=True)
+    ours, theirs = sum(spent["hyperband"]), sum(spent["none"])
+    reached = ", ".join(f"{a:.4f} of {b:.4f}" for a, b in zip(best["hyperband"], best["none"], strict=True))
+    note = f"epochs, not seconds: {ours:,} of {theirs:,}; {n} trials of MF, 3 samplers' seeds; best NDCG@10 {reached}"
+    within = all(a >= 0.99 * b for a, b in zip(best["hyperband"], best["none"], strict=True))
+    note += "; within 1 % each time" if within else "; not within 1 % each time"
+    return [row("Hyperband's epochs", "no pruning", float(ours), float(theirs), 0.4, note)]
