@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.experiment import Experiment, load_all
+from benchmark.sweeps.sweep import spaces
 from tests.test_cli import levelfield
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +35,14 @@ def test_commands(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         done = levelfield(*words, *runs, "--results", tmp_path / "results")
         assert done.returncode == 0, done.stderr
         assert "to do" in done.stdout
+    elif words[0] == "sweep":
+        done = levelfield(*words, *([] if "--dry-run" in words else ["--dry-run"]), *runs)
+        assert done.returncode == 0, done.stderr
+        assert "trials by tpe" in done.stdout
+    elif words[0] == "status":
+        done = levelfield(*words, *runs)
+        assert done.returncode == 0, done.stderr
+        assert "time left" in done.stdout
     elif words[0] == "prepare":
         done = levelfield(*words, *runs)
         assert done.returncode == 0, done.stderr
@@ -55,6 +64,21 @@ def test_the_models_of_recbole(tiny_experiment: Path) -> None:
     path = tiny_experiment.with_name("zoo.yaml")
     path.write_text(text[: text.index("models:")] + blocks("yaml")[2] + text[text.index("seeds:") :])
     assert len(Experiment.load(path).specs()) == 2 * 5
+
+
+def test_the_search(tiny_experiment: Path) -> None:
+    text = tiny_experiment.read_text()
+    path = tiny_experiment.with_name("search.yaml")
+    (block,) = (block for block in blocks("yaml") if block.startswith("sweep:"))
+    path.write_text(text[: text.index("models:")] + block + text[text.index("seeds:") :])
+    found = spaces(Experiment.load(path))
+    assert set(found) == {"ease", "minilm"}
+    assert found["minilm"].defaults == {
+        "learning_rate": 1e-3,
+        "peft.kind": "lora",
+        "peft.rank": 8,
+        "trainer.max_epochs": 3,
+    }
 
 
 def test_the_csv_data_set(tiny_csv: Path, tiny_experiment: Path) -> None:

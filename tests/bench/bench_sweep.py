@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +73,7 @@ def _overhead(n: int) -> list[dict[str, Any]]:
             trials = _sweep(folder, models, options, "trainer.max_epochs=2")
             store = RunStore(folder / "runs")
             besides = []
-            for before, trial in zip(trials, trials[1:], strict=False):
+            for before, trial in itertools.pairwise(trials):
                 record = store.get(trial.user_attrs[OUTCOME]["key"])
                 assert record is not None
                 wall = (trial.datetime_complete - before.datetime_complete).total_seconds()
@@ -94,8 +96,6 @@ def _overhead(n: int) -> list[dict[str, Any]]:
 
 def _fresh(folder: Path, models: str, store: RunStore) -> float:
     """Return what one run in a process of its own takes besides trainer.fit; the data is prepared already."""
-    import time
-
     file = folder / "bench.yaml"
     seconds = []
     for seed in (101, 102):
