@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,6 +150,9 @@ class RayWorkers:
     """
 
     def __init__(self, job: Job, n: int | None, resources: Resources, address: str | None = None) -> None:
+        if (address or "").startswith("ray://") and Path("~/.ray/auth_token").expanduser().exists():
+            # the client asks for its token only if told to, and before Ray is imported
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
         try:
             import ray
         except ModuleNotFoundError:
@@ -162,17 +166,16 @@ class RayWorkers:
         self._started = not ray.is_initialized()
         if self._started:
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+            address = self.address or os.environ.get("RAY_ADDRESS") or None
+            own = {} if address else {"include_dashboard": False}
             try:
-                ray.init(
-                    address=self.address or os.environ.get("RAY_ADDRESS") or None,
-                    log_to_driver=False,
-                    logging_level="error",
-                    include_dashboard=None if self.address else False,
-                    configure_logging=True,
-                )
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    ray.init(address, log_to_driver=False, logging_level="error", **own)
             except (ConnectionError, ValueError, TimeoutError, RuntimeError) as error:
                 first = str(error).strip().splitlines()[0]
-                raise InputError(f"--address {self.address or 'auto'}: no Ray cluster answers: {first}") from None
+                hint = " (is its token in RAY_AUTH_TOKEN, with RAY_AUTH_MODE=token?)" if "://" in str(address) else ""
+                raise InputError(f"--address {address}: no Ray cluster answers: {first}{hint}") from None
         room, has = self._room(), self._has()
         if room < 1:
             self.__exit__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ pytest.importorskip("optuna")
 ROOT = Path(__file__).parents[2]
 # long enough trials to die in; their points are laid down beforehand, so that their order does not matter
 SWEEP = "{trials: 5, sampler: random, pruner: none}"
-LONG = ["trainer.max_epochs=80", "trainer.early_stopping.patience=80"]
+LONG = ["trainer.max_epochs=40", "trainer.early_stopping.patience=40"]
 
 
 def command(*arguments: object) -> list[str]:
@@ -136,7 +137,11 @@ def cluster() -> Iterator[Any]:
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    head = {"num_cpus": 1, "include_dashboard": False, "ray_client_server_port": port}
+    nodes = Cluster(initialize_head=True, head_node_args=head)
+    nodes.client_address = f"ray://127.0.0.1:{port}"
     try:
         yield nodes
     finally:
@@ -169,7 +174,8 @@ def test_trials_of_a_lost_ray_node_are_done_by_the_others(
 def test_a_grid_on_ray_and_what_does_not_fit_on_it(tiny_experiment: Path, tmp_path: Path, cluster: Any) -> None:
     folders = ["--runs", tmp_path / "runs", "--results", tmp_path / "results"]
     ray = ["--executor", "ray", "--address", cluster.address]
-    out = finished(begun("run", tiny_experiment, *ray, *folders))
+    client = ["--executor", "ray", "--address", cluster.client_address]
+    out = finished(begun("run", tiny_experiment, *client, *folders))
     assert out.count("done  ") == 6
     experiment = Experiment.load(tiny_experiment)
     states = {p.state for p in plan(experiment, prepare(experiment, tmp_path / "runs"), RunStore(tmp_path / "runs"))}
