@@ -114,16 +114,17 @@ def run(
     if len(ready) > 1:
         runner.show_total([planned for _, _, planned, _ in ready], console)
     for experiment, data, planned, notes in [] if dry_run else ready:
+        if retry_failed:
+            planned = runner.forget_failed(planned, store)
         todo = [p for p in planned if p.state in ("to do", "to continue")]
         if todo and (executor == "ray" or (workers or 1) > 1):
             from benchmark.sweeps.executors import Job
 
-            job = Job(experiment, runs, sweep=False, retry_failed=retry_failed)
+            job = Job(experiment, runs, sweep=False)
             with _workers(job, executor, workers, address) as team:
                 expected = earlier[experiment.name]
                 runner.watch(experiment, planned, store, console, expected, team.working, team.n or 1)
-            retry_failed = False
-        records = runner.run(experiment, runs, console, retry_failed, earlier[experiment.name], data)
+        records = runner.run(experiment, runs, console, expected=earlier[experiment.name], data=data)
         failed += sum(record.status == "failed" for record in records)
         written = _write_table(experiment, records, store, results, console, notes)
         console.print(f"written: {', '.join(map(str, written))}", highlight=False)
@@ -186,17 +187,19 @@ def sweep(
             continue
         if retry_failed:
             state.retry_failed()
+            tuned = state.selected()
+            runner.forget_failed(runner.plan(tuned, data, store), store)
         if executor == "ray" or (workers or 1) > 1:
             from benchmark.sweeps.executors import Job
 
-            job = Job(experiment, runs, sweep=True, storage=storage, retry_failed=retry_failed)
+            job = Job(experiment, runs, sweep=True, storage=storage)
             with _workers(job, executor, workers, address) as team:
                 sweeper.watch(state, console, team.working)
                 tuned = state.selected()
                 runner.watch(tuned, runner.plan(tuned, data, store), store, console, {}, team.working, team.n or 1)
         sweeper.search(state, console)
         selected = state.selected()
-        records = runner.run(selected, runs, console, retry_failed, data=data)
+        records = runner.run(selected, runs, console, data=data)
         failed += sum(record.status == "failed" for record in records)
         studies = state.snapshots()
         written = _write_table(selected, records, store, results, console, state.notes(), studies)

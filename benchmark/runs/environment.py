@@ -19,7 +19,7 @@ import psutil
 
 PACKAGES = (
     "levelfield", "torch", "lightning", "torchmetrics", "polars", "numpy", "scipy", "numba", "transformers", "peft",
-    "recbole", "implicit", "wandb",
+    "recbole", "implicit", "wandb", "optuna",
 )  # fmt: skip
 # what decides the outcome of every run; a model's own modules come on top, reports and the command line do not count
 OUTCOME = ("data", "evaluation", "recommender.py", "runs/execute.py")

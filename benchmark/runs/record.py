@@ -87,10 +87,30 @@ class RunStore:
             key_path = ".".join(map(str, fault["loc"])) or "the file"
             raise InputError(f"{path}: {key_path}: {fault['msg']}; delete the folder to run it again") from None
 
-    def lock(self, key: str) -> FileLock:
-        """Return the lock of a run, held while it is computed; the system frees it when its process dies."""
-        self.folder(key).mkdir(parents=True, exist_ok=True)
-        return FileLock(self.folder(key) / ".lock")
+    @contextlib.contextmanager
+    def claimed(self, key: str, wait: bool = True) -> Iterator[bool]:
+        """Hold a run while it is computed, so that no other process does; the system frees it when its holder dies.
+
+        Gives False where another process holds it and ``wait`` is false.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        lock = FileLock(self.folder(key) / ".lock")
+        try:
+            self.folder(key).mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=-1 if wait else 0)
+        except Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise InputError(
+                f"{self.folder(key)}: cannot be made ({error.strerror}); choose another --runs folder"
+            ) from None
+        try:
+            yield True
+        finally:
+            lock.release()
 
     def running(self, key: str) -> bool:
         """Return whether a process of this machine (or of a shared folder's) computes the run at this moment."""
@@ -111,6 +131,10 @@ class RunStore:
         text = json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
         with whole_file(self.folder(record.key) / RECORD) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
+
+    def forget(self, key: str) -> None:
+        """Remove the record of a run, which makes it one that has not been run."""
+        (self.folder(key) / RECORD).unlink(missing_ok=True)
 
     def write_parquet(self, key: str, name: str, frame: pl.DataFrame) -> Path:
         path = self.folder(key) / name

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from filelock import Timeout
 from rich.console import Console
 from rich.table import Table
 
@@ -168,6 +167,14 @@ def run(
     return [named(records[p.key], p.spec) for p in planned]
 
 
+def forget_failed(planned: Sequence[Planned], store: RunStore) -> list[Planned]:
+    """Remove the records of failed runs, so that whoever comes first runs them again; return the plan after it."""
+    for item in planned:
+        if item.state == "failed":
+            store.forget(item.key)
+    return [replace(p, state="to do", record=None) if p.state == "failed" else p for p in planned]
+
+
 def watch(
     experiment: Experiment,
     planned: Sequence[Planned],
@@ -197,15 +204,10 @@ def _claimed(todo: Sequence[Planned], data: PreparedData, store: RunStore) -> It
         for item in waiting:
             if any(store.running(run_key(stage, data.fingerprint)) for stage in item.spec.stages.values()):
                 continue
-            lock = store.lock(item.key)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            try:
+            with store.claimed(item.key, wait=False) as mine:
+                if not mine:
+                    continue
                 yield item
-            finally:
-                lock.release()
             waiting.remove(item)
             break
         else:

@@ -30,7 +30,6 @@ class Job:
     runs: Path
     sweep: bool
     storage: str | None = None
-    retry_failed: bool = False
 
     def carry_out(self, node: str | None = None, node_alive: Callable[[str], bool] | None = None) -> None:
         from benchmark.runs.run import prepare, run
@@ -42,7 +41,7 @@ class Job:
             state = SweepState(experiment, data, self.runs, self.storage, parallel=True, node_alive=node_alive)
             search(state, node=node, mirrors=False)
             experiment = state.selected()
-        run(experiment, self.runs, retry_failed=self.retry_failed, data=data)
+        run(experiment, self.runs, data=data)
 
 
 class Workers:
@@ -63,7 +62,7 @@ class Workers:
         return self
 
     def _start(self, number: int) -> Any:
-        process = self._context.Process(target=_work, args=(self.job, self._errors), daemon=True)
+        process = self._context.Process(target=_work, args=(self.job, self._errors))
         with _environment(self.n, number):
             process.start()
         return process
@@ -213,7 +212,7 @@ class RayWorkers:
             scheduling_strategy="SPREAD",
             max_retries=0,  # started anew here, where it is counted
         )
-        job = Job(self.job.experiment, self.job.runs.resolve(), self.job.sweep, self.job.storage, self.job.retry_failed)
+        job = Job(self.job.experiment, self.job.runs.resolve(), self.job.sweep, self.job.storage)
         return remote.remote(job, [p for p in sys.path if p and os.path.isdir(p)], os.getcwd())
 
     def working(self) -> bool:

@@ -67,7 +67,7 @@ def _record(
     callbacks: Sequence[Callback],
 ) -> RunRecord:
     key = run_key(spec, data.fingerprint, trial=True)
-    with store.lock(key):  # the same configuration may be under way in another process
+    with store.claimed(key):  # the same configuration may be under way in another process
         record = store.get(key)
         if record is not None:
             own = (record.study, record.trial) == (study.name, trial.number)
