@@ -21,7 +21,8 @@ from benchmark.sweeps.study import COSTS, OUTCOME, ModelStudy, patient
 if TYPE_CHECKING:
     import optuna
 
-STOPPED = "stopped"  # user attribute of a trial: the epoch at which it was pruned
+JUDGED = "judged"  # user attribute of a trial: the pruner's marks that were decided on, and the epoch it was ended at
+_RUNG = "completed_rung_"  # Optuna's marks of successive halving and Hyperband
 
 
 def carry_out(
@@ -79,26 +80,54 @@ def _record(
 
 
 class _Reporter:
-    """Tells a validation value to the study and asks whether to go on; the answer is kept through an interruption."""
+    """Tells a validation value to the study and asks whether to go on; the answer is kept through an interruption.
+
+    Successive halving marks a trial's rung and then decides, once: a process that is killed in between would leave a
+    trial that is marked and not decided. ``judged`` holds how many marks have been decided on, so that it is noticed.
+    """
 
     def __init__(self, study: ModelStudy, trial: optuna.Trial, last: int) -> None:
-        self.several, self.trial, self.last = len(study.objectives) > 1, trial, last
-        self.told = set(study.study.trials[trial.number].intermediate_values)
+        self.study, self.trial, self.last = study, trial, last
+        self.trial_id = study.storage.get_trial_id_from_study_id_trial_number(study.study_id, trial.number)
+        now = study.storage.get_trial(self.trial_id)
+        self.told = set(now.intermediate_values)
+        self.judged: dict[str, int] = now.user_attrs.get(JUDGED, {"rungs": 0, "stop": 0})
 
     def __call__(self, epochs: int, value: float) -> bool:
-        if self.several:
+        if len(self.study.objectives) > 1:
             return False  # pruners judge one objective
         if epochs not in self.told:
             self.told.add(epochs)
             patient(lambda: self.trial.report(value, epochs))
         if epochs >= self.last:
             return False  # all has been paid for
-        if self.trial.user_attrs.get(STOPPED) == epochs:
+        if self.judged["stop"]:
             return True
+        marks = self._marks()
         stop = patient(self.trial.should_prune)
-        if stop:
-            patient(lambda: self.trial.set_user_attr(STOPPED, epochs))
+        if marks > self.judged["rungs"]:
+            stop = self._decide(marks - 1, value)  # Optuna takes what is marked for decided
+        now = {"rungs": self._marks(), "stop": epochs if stop else 0}
+        if now != self.judged:
+            patient(lambda: self.trial.set_user_attr(JUDGED, now))
+            self.judged = now
         return stop
+
+    def _marks(self) -> int:
+        attributes = patient(lambda: self.study.storage.get_trial(self.trial_id)).system_attrs
+        return sum(name.startswith(_RUNG) for name in attributes)
+
+    def _decide(self, rung: int, value: float) -> bool:
+        """Return whether a marked trial ends at its rung: asynchronous successive halving (arXiv:1810.05934)."""
+        pruner, study = self.study.study.pruner, self.study.study
+        trials = study.get_trials(deepcopy=False)
+        if bracket := getattr(pruner, "_get_bracket_id", None):  # Hyperband: each bracket is a race of its own
+            own = bracket(study, trials[self.trial.number])
+            trials = [t for t in trials if bracket(study, t) == own]
+        sign = 1 if study.direction.name == "MAXIMIZE" else -1
+        reached = [sign * t.system_attrs[f"{_RUNG}{rung}"] for t in trials if f"{_RUNG}{rung}" in t.system_attrs]
+        promoted = max(len(reached) // self.study.sweep.reduction_factor, 1)
+        return sign * value < sorted(reached, reverse=True)[promoted - 1]
 
 
 def _tell(study: ModelStudy, trial: optuna.Trial, values: Values, record: RunRecord | None, error: str | None) -> None:

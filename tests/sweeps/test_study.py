@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from benchmark.errors import InputError  # noqa: E402
 from benchmark.experiment import Experiment  # noqa: E402
 from benchmark.sweeps.lease import BEAT, LEASE, Heartbeat, own_lease  # noqa: E402
 from benchmark.sweeps.study import CRASHES, ModelStudy, patient, selection_file, stored_selections  # noqa: E402
+from benchmark.sweeps.trial import _Reporter  # noqa: E402
 from tests.sweeps.searched import DATA, EASE, MF, RATE, experiment, opened, search_without_training, tell  # noqa: E402
 
 
@@ -529,3 +531,33 @@ def test_a_selection_is_one_of_the_very_experiment(tiny_experiment: Path, tmp_pa
     file = selection_file(tiny, tmp_path, "ease")
     file.write_text(file.read_text(encoding="utf-8")[:50], encoding="utf-8")
     assert found() == {}, "a damaged file is none"
+
+
+@pytest.mark.parametrize("pruner", ["successive-halving", "hyperband"])
+def test_a_decision_that_was_cut_off_behind_its_mark_is_made_again(
+    tiny_experiment: Path, tmp_path: Path, pruner: str
+) -> None:
+    numbers = random.Random(0)
+    values = [numbers.random() for _ in range(40)]
+    told: dict[str, list[list[bool]]] = {}
+    for way in ("whole", "cut"):
+        sweep = f"{{trials: 40, sampler: random, pruner: {pruner}}}"
+        study = opened(experiment(tiny_experiment, {"mf": MF % RATE}, sweep), "mf", tmp_path / way)
+        study.lay_out()
+        told[way] = []
+        for value in values:
+            trial = study.claim()
+            assert trial is not None
+            study.space.suggest(trial)
+            answers: list[bool] = []
+            for epoch in (1, 2, 3, 4):
+                if way == "cut":
+                    trial.report(value + epoch, epoch)
+                    trial.should_prune()  # killed here: marked by Optuna, and nobody knows the answer
+                answers.append(_Reporter(study, trial, 27)(epoch, value + epoch))
+                if answers[-1]:
+                    break
+            told[way].append(answers)
+            study.study.tell(trial, state=TrialState.PRUNED)
+    assert told["cut"] == told["whole"]
+    assert {len(answers) for answers in told["whole"]} > {1}, "some are ended, some are not"
