@@ -407,7 +407,7 @@ def _grid(plain: dict[str, Any], path: Path) -> list[dict[str, Any]]:
         if not budgets or len(set(map(str, budgets))) < len(budgets):
             found = "is empty" if not budgets else "names a budget twice"
             raise InputError(f"{path}: models.{label}.limit_train: the list {found}")
-        models |= {f"{label}-{n or 'all'}": {**entry, "limit_train": n} for n in budgets}
+        models |= {f"{label}-{'all' if n is None else n}": {**entry, "limit_train": n} for n in budgets}
     if models:
         plain["models"] = models
     if "datasets" not in plain:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,46 @@ def test_files_that_are_no_experiments(tmp_path: Path) -> None:
     listed.write_text("- a\n- b\n")
     with pytest.raises(InputError, match="expected keys such as name"):
         load_all(listed)
+
+
+def test_lists_of_data_sets_and_budgets_multiply(tiny_experiment: Path) -> None:
+    text = tiny_experiment.read_text(encoding="utf-8")
+    block = text[text.index("dataset:") : text.index("task:")]
+    inner = block.replace("dataset:\n", "").replace("\n  ", ", ").strip()
+    grid = text.replace(block, f"datasets:\n  whole: {{{inner}}}\n  liked: {{{inner}, filters: {{min_rating: 4}}}}\n")
+    tiny_experiment.write_text(
+        grid.replace("seeds:", "limit_train: [16, 64]\nseeds:").replace("l2: 10.0", "limit_train: null")
+    )
+    first, second = load_all(tiny_experiment)
+    assert [first.name, second.name] == ["tiny-whole", "tiny-liked"]
+    assert second.dataset.filters.min_rating == 4
+    assert list(first.models) == ["popularity-16", "popularity-64", "ease", "mf-16", "mf-64"]
+    assert [first.models[label].limit_train for label in first.models] == [16, 64, None, 16, 64]
+    assert len(first.specs()) == 10
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("limit_train=[]", "models.popularity.limit_train: the list is empty"),
+        ("limit_train=[16, 16]", "models.popularity.limit_train: the list names a budget twice"),
+        ("limit_train=[0]", "models.popularity-0.limit_train: should be greater than 0, found 0"),
+        ("datasets=[movielens-100k]", "dataset and datasets do not go together"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_one_line(tiny_experiment: Path, override: str, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        load_all(tiny_experiment, [override])
+
+
+def test_a_stage_with_several_budgets_is_the_one_of_the_same_budget(tiny_experiment: Path) -> None:
+    text = tiny_experiment.read_text(encoding="utf-8")
+    start, end = text.index("models:"), text.index("seeds:")
+    models = (
+        "models:\n  ease: {class: baselines.ease.EASE}\n"
+        "  upper: {class: tests.runs.staged.Staged, first_stage: ease}\nlimit_train: [16, 64]\n"
+    )
+    tiny_experiment.write_text(text[:start] + models + text[end:], encoding="utf-8")
+    (experiment,) = load_all(tiny_experiment)
+    stages = {s.label: s.stages["first_stage"].limit_train for s in experiment.specs() if s.stages}
+    assert stages == {"upper-16": 16, "upper-64": 64}

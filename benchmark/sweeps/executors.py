@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import socket
 import sys
 import threading
 import time
@@ -167,6 +168,7 @@ class RayWorkers:
             os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
             address = self.address or os.environ.get("RAY_ADDRESS") or None
             own = {} if address else {"include_dashboard": False}
+            _check_reachable(address)
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
@@ -241,6 +243,16 @@ class RayWorkers:
                 self.ray.cancel(task, force=True)
         if self._started:
             self.ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Refuse an address at which nobody listens: Ray itself would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise InputError(f"--address {address}: no Ray cluster answers: {error.strerror or error}") from None
 
 
 def _work_on_ray(job: Job, path: list[str], folder: str) -> str | None:

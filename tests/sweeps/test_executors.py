@@ -21,6 +21,7 @@ from benchmark.runs.record import RunStore
 from benchmark.runs.run import plan, prepare, run
 from tests.conftest import write_tiny_csv, write_tiny_experiment
 from tests.sweeps.test_kills import cells, experiment_file
+from tests.test_cli import levelfield
 
 pytest.importorskip("optuna")
 ROOT = Path(__file__).parents[2]
@@ -189,3 +190,12 @@ def test_a_grid_on_ray_and_what_does_not_fit_on_it(tiny_experiment: Path, tmp_pa
     assert done.returncode == 2
     assert "sweep.resources: no node has room for one worker" in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_an_address_at_which_nobody_listens_is_said_at_once(tiny_experiment: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    for told in (address, f"ray://{address}"):
+        done = levelfield("run", tiny_experiment, "--executor", "ray", "--address", told, "--runs", tmp_path / "runs")
+        assert done.returncode == 2
+        assert done.stderr == f"levelfield: --address {told}: no Ray cluster answers: Connection refused\n"
