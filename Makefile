@@ -1,10 +1,10 @@
 # levelfield: two commands for a newcomer: `make quickstart` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := llm,sweep,ray,wandb,als,recbole,trees,dev
+EXTRAS := llm,sweep,report,ray,wandb,als,recbole,trees,dev
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help quickstart test lint typecheck bench zoo fidelity format clean
+.PHONY: help quickstart test lint typecheck bench zoo fidelity statistics format clean
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ fidelity: .venv/.installed  ## RecBole's own trainer against ours, half an hour;
 	@$(BIN)/python -m tests.fidelity
 	@$(BIN)/levelfield run experiments/recbole-bpr-ml-100k.yaml
 	@$(BIN)/python -m tests.fidelity.readme_row
+
+statistics: .venv/.installed  ## do intervals cover and tests err as often as they say, minutes; written to results/statistics
+	@$(BIN)/python -m tests.statistics
 
 clean:  ## remove the environment and caches, keep runs and results
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info

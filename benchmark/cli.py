@@ -1,4 +1,4 @@
-"""The command line: levelfield prepare | run | sweep | status | table. Heavy imports stay inside the commands."""
+"""The command line: prepare, run, sweep, status, table, report, verify. Heavy imports stay inside the commands."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import typer
 from benchmark.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
 
     from benchmark.experiment import Experiment
@@ -48,6 +50,9 @@ Storage = Annotated[
 ]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Run failed ones again.")]
 Defaults = Annotated[bool, typer.Option("--defaults", help="The file's own parameters, whatever a sweep selected.")]
+Only = Annotated[
+    list[str] | None, typer.Option("--only", metavar="MODEL", help="Run this model alone (may be given again).")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan (cached or to do) and stop.")]
 
 
@@ -79,6 +84,7 @@ def run(
     dry_run: DryRun = False,
     retry_failed: RetryFailed = False,
     defaults: Defaults = False,
+    only: Only = None,
     executor: Executor = "local",
     workers: NWorkers = None,
     address: Address = None,
@@ -103,17 +109,20 @@ def run(
     for experiment in experiments:  # everything is checked before anything runs
         data = runner.prepare(experiment, runs)
         chosen, notes = _selected(experiment, data, runs, defaults, console)
-        ready.append((chosen, data, runner.plan(chosen, data, store), notes))
+        runner.plan(chosen, data, store)
+        few = _only(chosen, only) if only else chosen
+        ready.append((few, data, runner.plan(few, data, store), notes, chosen))
     earlier = {e.name: _earlier_seconds(results / e.name) for e, *_ in ready}
-    for experiment, _, planned, _ in ready:
+    for experiment, _, planned, _, _ in ready:
         if dry_run or any(p.state in ("to do", "to continue") for p in planned):
             times = runner.expected_seconds(store, planned, earlier[experiment.name])
             runner.show_plan(experiment, planned, times, console)
         else:
             console.print(f"{experiment.name}: all {len(planned)} runs are cached in {runs}/; nothing to compute")
     if len(ready) > 1:
-        runner.show_total([planned for _, _, planned, _ in ready], console)
-    for experiment, data, planned, notes in [] if dry_run else ready:
+        runner.show_total([planned for _, _, planned, _, _ in ready], console)
+    parts = []
+    for experiment, data, planned, notes, whole in [] if dry_run else ready:
         if retry_failed:
             planned = runner.forget_failed(planned, store)
         todo = [p for p in planned if p.state in ("to do", "to continue")]
@@ -124,15 +133,17 @@ def run(
             with _workers(job, executor, workers, address) as team:
                 expected = earlier[experiment.name]
                 runner.watch(experiment, planned, store, console, expected, team.working, team.n or 1)
-        records = runner.run(experiment, runs, console, expected=earlier[experiment.name], data=data)
-        failed += sum(record.status == "failed" for record in records)
-        written = _write_table(experiment, records, store, results, console, notes)
-        console.print(f"written: {', '.join(map(str, written))}", highlight=False)
+        ran = runner.run(experiment, runs, console, expected=earlier[experiment.name], data=data)
+        failed += sum(record.status == "failed" for record in ran)
+        parts.append(_part(whole, runner.stored(whole, data, store) if only else ran, store, notes))
+        _publish(parts[-1:], store, results, console)
     if dry_run:
         return
+    _publish_grids(parts, store, results, console)
     name = experiments[0].name
     console.print("what to do next:")
-    console.print(f"  read the table      {results / name / 'table.md'} (.tex and .csv beside it)", highlight=False)
+    console.print(f"  read the table      {results / name / 'table.md'} (.html, .tex, .csv beside it)", highlight=False)
+    console.print(f"  look at everything  levelfield report {file}", highlight=False)
     console.print(f"  change a model      edit {file}, or append e.g. 'seeds=[0]' to the command", highlight=False)
     console.print("  bring your own data README.md, 'Add a data set'", highlight=False)
     if failed:
@@ -181,6 +192,7 @@ def sweep(
         ready.append(
             (experiment, data, spaces, None if dry_run else sweeper.SweepState(experiment, data, runs, storage))
         )
+    parts = []
     for experiment, data, spaces, state in ready:
         sweeper.show_plan(experiment, spaces, console)
         if state is None:
@@ -201,9 +213,9 @@ def sweep(
         selected = state.selected()
         records = runner.run(selected, runs, console, data=data)
         failed += sum(record.status == "failed" for record in records)
-        studies = state.snapshots()
-        written = _write_table(selected, records, store, results, console, state.notes(), studies)
-        console.print(f"written: {', '.join(map(str, written))}", highlight=False)
+        parts.append(_part(selected, records, store, state.notes()))
+        _publish(parts[-1:], store, results, console, state.snapshots())
+    _publish_grids(parts, store, results, console)
     if failed:
         console.print(f"{failed} run(s) failed; their tracebacks: {runs}/<key>/error.log", style="red", highlight=False)
         raise typer.Exit(1)
@@ -232,22 +244,148 @@ def table(
     runs: Runs = Path("runs"),
     results: Results = Path("results"),
 ) -> None:
-    """Rebuild the table from the stored records alone; nothing is run."""
+    """Rebuild the table (Markdown, LaTeX, CSV, HTML) and its manifest from the stored records alone; nothing is run.
+
+    The `report:` block of the file chooses the test (permutation, wilcoxon), the correction (holm, bh) and the cost
+    columns; `published:` rows stand beside ours.
+    """
     console = _console()
     from benchmark.runs.record import RunStore
-    from benchmark.runs.run import named, plan, prepare
+
+    store, parts = RunStore(runs), []
+    for experiment, _, records, notes in _stored(file, overrides, runs, defaults, console):
+        parts.append(_part(experiment, records, store, notes))
+        _publish(parts[-1:], store, results, console)
+    _publish_grids(parts, store, results, console)
+
+
+@app.command()
+def report(
+    file: File,
+    overrides: Overrides = None,
+    defaults: Defaults = False,
+    storage: Storage = None,
+    runs: Runs = Path("runs"),
+    results: Results = Path("results"),
+) -> None:
+    """Write report.html: one page, whole in itself, to sort, filter and look into; nothing is run.
+
+    Leaderboard, quality against cost, seeds, learning curves, what a sweep found, user segments, any two models user by
+    user with examples, and every run with the command that repeats it. The tables are rebuilt with it.
+    """
+    console = _console()
+    from benchmark.reports import report as page
+    from benchmark.runs.record import RunStore
+
+    store, chapters = RunStore(runs), []
+    for experiment, data, records, notes in _stored(file, overrides, runs, defaults, console):
+        studies, selected = _found(experiment, data, runs, storage) if not defaults else ([], {})
+        part = _part(experiment, records, store, notes, targets=True)
+        chapters.append(page.Chapter(part, data.split, studies, selected))
+    groups = _grids([chapter.part for chapter in chapters])
+    alone = [[c.part] for c in chapters if not any(c.part in group for group in groups)]
+    for group in [*groups, *alone]:
+        written = _publish(group, store, results, console)
+        mine = [c for c in chapters if c.part in group]
+        path = page.write(mine, store, written[0].parent, str(file))
+        console.print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB; open it in a browser)", highlight=False)
+
+
+@app.command()
+def verify(
+    file: File,
+    overrides: Overrides = None,
+    rerun: Annotated[int, typer.Option("--rerun", min=0, help="Repeat so many of the runs and compare.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the choice of the repeated runs.")] = 0,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", min=0, help="Difference of a metric that a repeated run may have.")
+    ] = 1e-3,
+    defaults: Defaults = False,
+    runs: Runs = Path("runs"),
+    results: Results = Path("results"),
+) -> None:
+    """Check a written table: data, records and files unaltered, metrics recomputed from the ranks, runs repeated.
+
+    Everything is compared with results/<name>/manifest.json. What is altered or missing is named; then the exit code is
+    1.
+    """
+    console = _console()
+    from benchmark.reports.verify import check, show
+    from benchmark.runs.record import RunStore
+    from benchmark.runs.run import prepare
+
+    store, faults = RunStore(runs), 0
+    for experiment in _load(file, overrides):
+        data = prepare(experiment, runs)
+        chosen, _ = _selected(experiment, data, runs, defaults, console)
+        found = check(chosen, data, store, results / experiment.name, rerun, seed, tolerance, console)
+        faults += show(experiment.name, found, console)
+    if faults:
+        raise typer.Exit(1)
+
+
+def _only(experiment: Experiment, labels: list[str]) -> Experiment:
+    """Return the experiment with some of its models, and those that they stand on."""
+    from benchmark.errors import nearest
+
+    for label in labels:
+        if label not in experiment.models:
+            raise InputError(f"--only {label}: no such model in {experiment.name}{nearest(label, experiment.models)}")
+
+    def below(spec: Any) -> set[str]:
+        return {spec.label}.union(*(below(stage) for stage in spec.stages.values()))
+
+    wanted = set().union(*(below(experiment.spec(label, experiment.seeds[0])) for label in labels))
+    return experiment.model_copy(update={"models": {k: v for k, v in experiment.models.items() if k in wanted}})
+
+
+def _stored(
+    file: Path, overrides: list[str] | None, runs: Path, defaults: bool, console: Console
+) -> Iterator[tuple[Experiment, Any, list[Any], dict[str, str]]]:
+    """Yield each experiment of a file with its data, what is stored of its runs, and the notes under the table."""
+    from benchmark.runs.record import RunStore
+    from benchmark.runs.run import prepare, stored
 
     for experiment in _load(file, overrides):
         data, store = prepare(experiment, runs), RunStore(runs)
         chosen, notes = _selected(experiment, data, runs, defaults, console)
-        planned = plan(chosen, data, store)
-        records = [named(p.record, p.spec) if p.record is not None else None for p in planned]
+        records = stored(chosen, data, store)
         if not any(records):
             raise InputError(
                 f"{file}: no run of {experiment.name} is stored under {runs}/; first: levelfield run {file}"
             )
-        written = _write_table(chosen, records, store, results, console, notes)
-        console.print(f"written: {', '.join(map(str, written))}", highlight=False)
+        yield chosen, data, records, notes
+
+
+def _part(experiment: Experiment, records: Any, store: Any, notes: dict[str, str], targets: bool = False) -> Any:
+    from benchmark.reports.table import part
+
+    return part(experiment, records, store, notes, targets)
+
+
+def _grids(parts: list[Any]) -> list[list[Any]]:
+    """Return the parts that stand in one table, a list a table."""
+    groups: dict[str, list[Any]] = {}
+    for part in parts:
+        if part.experiment.report.together:
+            groups.setdefault(part.experiment.report.together, []).append(part)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _publish_grids(parts: list[Any], store: Any, results: Path, console: Console) -> None:
+    for group in _grids(parts):
+        _publish(group, store, results, console)
+
+
+def _found(experiment: Experiment, data: Any, runs: Path, storage: str | None) -> tuple[list[Any], dict[str, Any]]:
+    """Return the finished studies of an experiment and, by label and path, what they chose."""
+    if not any(m.search for m in experiment.models.values()):
+        return [], {}
+    from benchmark.sweeps.sweep import begun, with_selections
+
+    _, selections = with_selections(experiment, data, runs)
+    studies = [s for s in begun(experiment, data.fingerprint, runs, storage).values() if s is not None and s.finished]
+    return [study.snapshot() for study in studies], {s.label: s.values for s in selections}
 
 
 def _check_executor(executor: str, workers: int | None, address: str | None) -> None:
@@ -298,31 +436,33 @@ def _load(file: Path, overrides: list[str] | None) -> list[Experiment]:
     return load_all(file, overrides or [])
 
 
-def _write_table(
-    experiment: Experiment,
-    records: Any,
-    store: Any,
-    results: Path,
-    console: Console,
-    notes: dict[str, str],
-    studies: Any = (),
-) -> list[Path]:
-    """Write and show the table, and what a sweep found; mirror both."""
-    from benchmark.reports.render import show, shown_cells, write
+def _publish(parts: list[Any], store: Any, results: Path, console: Console, studies: Any = ()) -> list[Path]:
+    """Write and show the table of some parts, and what a sweep found; mirror both."""
+    from benchmark.reports import manifest, render
     from benchmark.reports.table import build
-    from benchmark.runs.mirror import log_summary
+    from benchmark.runs.mirror import log_summary, mirrors
+    from benchmark.runs.record import RECORD
 
-    built = build(experiment, records, store, notes)
-    show(built, console)
-    paths = write(built, records, results / experiment.name)
+    built = build(parts)
+    render.show(built, console)
+    folder = results / built.name
+    paths = render.write(built, folder)
+    paths.append(manifest.write(manifest.build(built, parts, store, paths), folder))
     figures: dict[str, Any] = {}
-    if studies:
-        from benchmark.reports import sweep as report
+    wandb = parts[0].experiment.tracking.wandb
+    if mirrors(wandb):
+        from benchmark.reports.report import figures_of
 
-        report.show(studies, console)
-        paths += report.write(studies, results / experiment.name)
-        figures = report.named_figures(studies)
-    log_summary(experiment.tracking.wandb, store.root / "wandb", experiment.name, shown_cells(built), figures, paths)
+        figures = figures_of(parts)
+    if studies:
+        from benchmark.reports import sweep as found
+
+        found.show(studies, console)
+        paths += found.write(studies, folder)
+        figures |= found.named_figures(studies)
+    records = {f"{r.key}.json": store.folder(r.key) / RECORD for part in parts for r in part.records if r is not None}
+    log_summary(wandb, store.root / "wandb", built.name, render.shown_cells(built), figures, paths, records)
+    console.print(f"written: {', '.join(map(str, paths))}", highlight=False)
     return paths
 
 

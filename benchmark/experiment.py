@@ -20,6 +20,7 @@ from benchmark.data.sources import Source
 from benchmark.data.task import Task
 from benchmark.errors import InputError, nearest
 from benchmark.evaluation.metrics import GENERATION_METRICS, PREFERENCE_METRICS, RANKING_METRICS, parse_metric
+from benchmark.presentation import Published, Report
 from benchmark.search import Dimension, Sweep
 from benchmark.validation import describe
 
@@ -126,6 +127,8 @@ class Experiment(_Strict):
     split_seed: int = Field(0, description="Seed of the split and of the integer ids; the same for all models.")
     trainer: TrainerConfig = TrainerConfig()
     sweep: Sweep = Sweep()
+    report: Report = Report()
+    published: tuple[Published, ...] = ()
     tracking: Tracking = Tracking()
 
     @field_validator("seeds")
@@ -151,9 +154,20 @@ class Experiment(_Strict):
         """Return one RunSpec a (model, seed), checked against the model classes.
 
         Raises:
-            InputError: an unknown class or hyper-parameter, a model that cannot do the task, or one that stands on a
-                model that is not there or that stands on it.
+            InputError: an unknown class or hyper-parameter, a model that stands on one that is not there, cannot do the
+                task or stands on it, no model that can do the task, or a metric that the task does not have.
         """
+        for row in self.published:
+            for metric in row.values:
+                if metric not in self.task.metrics:
+                    raise InputError(
+                        f"published.{row.model}: '{metric}' is not among task.metrics"
+                        f"{nearest(metric, self.task.metrics)}"
+                    )
+        names = [(row.model, metric) for row in self.published for metric in row.values]
+        if len(set(names)) < len(names):
+            model, metric = max(names, key=names.count)
+            raise InputError(f"published.{model}: '{metric}' stands twice; give the second source a name of its own")
         for metric in self.task.metrics:
             name = parse_metric(metric).name
             known = (*RANKING_METRICS, *GENERATION_METRICS) if self.task.kind == "ranking" else PREFERENCE_METRICS
@@ -161,7 +175,26 @@ class Experiment(_Strict):
                 raise InputError(
                     f"task.metrics: '{metric}' is not a metric of a {self.task.kind} task{nearest(name, known)}"
                 )
-        return [self._spec(label, entry, seed) for label, entry in self.models.items() for seed in self.seeds]
+        cannot = self.unable()
+        if len(cannot) == len(self.models):
+            label, reason = next(iter(cannot.items()))
+            raise InputError(f"models.{label}: {reason}")
+        able = {label: entry for label, entry in self.models.items() if label not in cannot}
+        return [self._spec(label, entry, seed) for label, entry in able.items() for seed in self.seeds]
+
+    def unable(self) -> dict[str, str]:
+        """Return, by label, why a model cannot do the task: its row of the table says so, the others run."""
+        out = {}
+        for label, entry in self.models.items():
+            where = f"models.{label}"
+            cls = model_class(entry.class_path, where)
+            can = cls.traits_of(model_config(cls, entry.parameters, where)).tasks
+            if self.task.kind not in can:
+                out[label] = (
+                    f"{cls.__name__} cannot do a {self.task.kind} task with these settings; "
+                    f"it does: {', '.join(sorted(can))}"
+                )
+        return out
 
     def spec(self, label: str, seed: int) -> RunSpec:
         """Return the spec of one run; raises as ``specs`` does."""
@@ -431,7 +464,22 @@ def _grid(plain: dict[str, Any], path: Path) -> list[dict[str, Any]]:
             f"{path}: datasets: two have the source '{max(names, key=names.count)}': give them names (name: block)"
         )
     blocks = {name: {"source": block} if isinstance(block, str) else block for name, block in named}
-    return [{**plain, "name": f"{plain.get('name')}-{name}", "dataset": block} for name, block in blocks.items()]
+    published = plain.pop("published", None) or []
+    for row in published if isinstance(published, list) else []:
+        about = row.get("dataset") if isinstance(row, dict) else None
+        if about not in blocks:
+            raise InputError(f"{path}: published: dataset: found {about!r}{nearest(str(about), names)}")
+    together = {"together": plain.get("name"), **dict(_items(plain, "report"))}
+    return [
+        {
+            **plain,
+            "name": f"{plain.get('name')}-{name}",
+            "dataset": block,
+            "report": together,
+            "published": [row for row in published if row["dataset"] == name],
+        }
+        for name, block in blocks.items()
+    ]
 
 
 def _items(plain: dict[str, Any], key: str) -> list[tuple[str, Any]]:

@@ -89,7 +89,7 @@ class _Flat(torchmetrics.Metric):
 class RankingEvaluator(_Flat):
     """Ranking metrics of users, from the ranks of their relevant items: the mean over users with at least one.
 
-    It keeps two integers per relevant item, three per user, and the top-k lists where asked for. A user who comes
+    It keeps three integers per relevant item, three per user, and the top-k lists where asked for. A user who comes
     twice, as from a padded distributed sampler, counts once. After :meth:`compute` the other methods need no
     communication; before it, under DDP, every process must call them.
 
@@ -104,7 +104,7 @@ class RankingEvaluator(_Flat):
     def __init__(self, metrics: Iterable[str], top_k: int = 0, **kwargs: Any) -> None:
         super().__init__(metrics, RANKING_METRICS, **kwargs)
         self.top_k = top_k
-        for name in ("user", "n_relevant"):
+        for name in ("user", "n_relevant", "item"):
             self._add_flat(name, torch.empty(0, dtype=torch.int64))
         for name in ("n_candidates", "above", "ties"):
             self._add_flat(name, torch.empty(0, dtype=torch.int32))
@@ -138,6 +138,10 @@ class RankingEvaluator(_Flat):
         if len(user) != len(scores):
             raise ValueError(f"{len(user)} users but {len(scores)} rows of scores")
         counts = rank_relevant(scores, relevant_offsets, relevant_columns, excluded_offsets, excluded_columns)
+        n_relevant, item = relevant_offsets.diff(), relevant_columns
+        if candidates is not None:
+            row = torch.repeat_interleave(torch.arange(len(user), device=n_relevant.device), n_relevant)
+            item = candidates[row.to(candidates.device), relevant_columns.to(candidates.device)]
         if self.top_k:
             lists = top_k(scores, self.top_k, excluded_offsets, excluded_columns)
             if candidates is not None:
@@ -146,7 +150,8 @@ class RankingEvaluator(_Flat):
             self._append(lists=lists)
         self._append(
             user=user,
-            n_relevant=relevant_offsets.diff(),
+            n_relevant=n_relevant,
+            item=item,
             n_candidates=counts.n_candidates,
             above=counts.above,
             ties=counts.ties,
@@ -182,12 +187,16 @@ class RankingEvaluator(_Flat):
         return self._final()["user"], self._final()["lists"]
 
     def table(self) -> dict[str, np.ndarray]:
-        """Return (nnz,) columns user, above, ties, n_candidates: one row per relevant item, by user, then by rank."""
+        """Return (nnz,) columns user, item, above, ties, n_candidates, one row per relevant item.
+
+        Rows stand by user, then by rank, then by item, which is -1 where it came from a table without items.
+        """
         final = self._final()
         n_relevant = final["n_relevant"]
         user, n_candidates = np.repeat(final["user"], n_relevant), np.repeat(final["n_candidates"], n_relevant)
-        order = np.lexsort((final["ties"], final["above"], user))
-        table = {"user": user, "above": final["above"], "ties": final["ties"], "n_candidates": n_candidates}
+        order = np.lexsort((final["item"], final["ties"], final["above"], user))
+        per_item = {name: final[name] for name in ("item", "above", "ties")}
+        table = {"user": user, **per_item, "n_candidates": n_candidates}
         return {name: column[order] for name, column in table.items()}
 
     @classmethod
@@ -195,12 +204,13 @@ class RankingEvaluator(_Flat):
         """Return an evaluator that holds stored ranks, so that any ranking metric follows without a new run.
 
         Args:
-            table: what :meth:`table` gave, as mapping or data frame, in any order of rows; users may be raw ids, which
-                then are numbered in ascending order.
+            table: what :meth:`table` gave, as mapping or data frame, in any order of rows; users and items may be raw
+                ids, which then are numbered in ascending order. Older tables have no items.
             metrics: names as for the constructor.
         """
         user = _codes(table["user"])
         above, ties, n_candidates = (np.asarray(table[name]) for name in ("above", "ties", "n_candidates"))
+        item = _codes(table["item"]) if "item" in table else np.full(len(user), -1)
         order = np.argsort(user, kind="stable")
         users, first, n_relevant = np.unique(user[order], return_index=True, return_counts=True)
         evaluator = cls(metrics)
@@ -208,6 +218,7 @@ class RankingEvaluator(_Flat):
             user=torch.as_tensor(users if np.issubdtype(users.dtype, np.integer) else np.arange(len(users))),
             n_relevant=torch.as_tensor(n_relevant),
             n_candidates=torch.as_tensor(n_candidates[order][first]),
+            item=torch.as_tensor(item[order]),
             above=torch.as_tensor(above[order]),
             ties=torch.as_tensor(ties[order]),
         )
@@ -222,7 +233,7 @@ class RankingEvaluator(_Flat):
         kept = n_relevant[first]
         # positions of the kept users' relevant items: each segment's start, plus 0, 1, ... within the segment
         flat = np.repeat(start - (kept.cumsum() - kept), kept) + np.arange(kept.sum())
-        per_item = ("above", "ties")
+        per_item = ("item", "above", "ties")
         return {name: array[flat if name in per_item else first] for name, array in joined.items()}
 
 

@@ -1,20 +1,19 @@
-"""One ComparisonTable -> terminal, Markdown, LaTeX, CSV, and the manifest; the only place that formats a number."""
+"""One ComparisonTable -> terminal, Markdown, LaTeX, CSV, HTML; the only place that formats a number."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from benchmark.reports.table import Cell, ComparisonTable, Row
-from benchmark.runs.record import RunRecord, whole_file
+from benchmark.reports.table import Cell, Column, ComparisonTable, Row
+from benchmark.runs.record import whole_file
 
 GROUP_TITLES = {
     "trivial": "Trivial",
@@ -23,7 +22,10 @@ GROUP_TITLES = {
     "content": "Content",
     "llm-zero-shot": "LLM zero-shot",
     "llm": "LLM fine-tuned",
+    "published": "Published, not run here",
 }
+MARKS = {1: "†", -1: "‡", 0: ""}
+INTERVAL = "95 % interval"
 
 
 def number(value: float, digits: int) -> str:
@@ -31,165 +33,186 @@ def number(value: float, digits: int) -> str:
 
 
 def text(cell: Cell, metric: bool, plus_minus: str = "±") -> str:
-    """Return a cell as text: four decimals for metrics, one or two for costs; a dash with the reason elsewhere."""
+    """Return a cell as text: four decimals for metrics, few for costs; a dash or the reason where there is none."""
     if cell.mean is None:
-        return "–" if cell.reason == "undefined" else cell.reason
+        return "–" if cell.reason in ("", "undefined") else cell.reason
     if not metric:
         return number(cell.mean, 1 if cell.mean >= 10 else 2 if cell.mean >= 0.1 else 3)
     return number(cell.mean, 4) + (f" {plus_minus} {number(cell.sd, 4)}" if cell.sd is not None else "")
 
 
-def _cells(table: ComparisonTable, row: Row, plus_minus: str = "±") -> Iterator[tuple[Cell, str]]:
-    for j, cell in enumerate(row.cells):
-        yield cell, text(cell, j < len(table.metrics), plus_minus)
+def shown(column: Column, cell: Cell) -> str:
+    """Return a cell as the text of its column, without marks."""
+    if column.kind == "difference" and cell.mean is not None:
+        return f"{cell.mean:+.4f}"
+    if column.name == "trainable_parameters" and cell.mean is not None:
+        return f"{cell.mean:,.0f}"
+    return text(cell, metric=column.kind != "cost")
 
 
-def _interval(row: Row) -> str:
-    first = row.cells[0]
-    return "" if first.low is None or first.high is None else f"[{number(first.low, 3)}, {number(first.high, 3)}]"
+def marked(cell: Cell) -> str:
+    """Return the sign of a significant difference to the reference baseline: † better, ‡ worse, or nothing."""
+    return MARKS[cell.mark]
 
 
-def _has_interval(table: ComparisonTable) -> bool:
-    return any(row.cells[0].low is not None for row in table.rows)
+def interval(cell: Cell) -> str:
+    return "" if cell.low is None or cell.high is None else f"[{number(cell.low, 3)}, {number(cell.high, 3)}]"
+
+
+def _laid_out(table: ComparisonTable) -> list[tuple[Column, bool]]:
+    """Return what stands beside each other: the columns, each data set's first followed by its interval (True)."""
+    out: list[tuple[Column, bool]] = []
+    for _, columns in groupby(enumerate(table.columns), key=lambda item: item[1].dataset):
+        for i, (j, column) in enumerate(columns):
+            out.append((column, False))
+            if not i and any(row.cells[j].low is not None for row in table.rows):
+                out.append((column, True))
+    return out
 
 
 def headings(table: ComparisonTable) -> list[str]:
-    """Return the column titles; the first metric's 95 % interval over users stands behind it."""
-    interval = ["95 % interval"] if _has_interval(table) else []
-    return ["Model", table.columns[0], *interval, *table.columns[1:]]
+    """Return the column titles, without the data sets; the first metric's interval over users stands behind it."""
+    return ["Model", *(INTERVAL if is_interval else column.title for column, is_interval in _laid_out(table))]
 
 
-def _insert_interval(table: ComparisonTable, row: Row, cells: list[Any]) -> list[Any]:
-    return [cells[0], _interval(row), *cells[1:]] if _has_interval(table) else cells
+def _cells(table: ComparisonTable, row: Row, style: Callable[[Cell, str], str]) -> Iterator[str]:
+    """Yield the cells of a row as they are laid out; ``style`` gets (cell, text) of all but intervals."""
+    by_column = dict(zip(table.columns, row.cells, strict=True))
+    for column, is_interval in _laid_out(table):
+        cell = by_column[column]
+        yield interval(cell) if is_interval else style(cell, shown(column, cell))
+
+
+def _bare(cell: Cell, value: str) -> str:
+    return value + marked(cell)
 
 
 def shown_cells(table: ComparisonTable) -> tuple[list[str], list[list[str]]]:
-    """Return the headings and, a list a row, the cells as they are shown, without marks."""
-    rows = [
-        [row.label, *_insert_interval(table, row, [shown for _, shown in _cells(table, row)])] for row in table.rows
-    ]
-    return headings(table), rows
+    """Return the headings (data set and title) and, a list a row, the cells as they are shown, without bold."""
+    heads = [f"{column.dataset} {INTERVAL if i else column.title}".strip() for column, i in _laid_out(table)]
+    return ["Model", *heads], [[row.label, *_cells(table, row, _bare)] for row in table.rows]
+
+
+def _by_group(table: ComparisonTable) -> Iterator[tuple[str, list[Row]]]:
+    for group, rows in groupby(table.rows, key=lambda row: row.group):
+        yield GROUP_TITLES[group], list(rows)
 
 
 def markdown(table: ComparisonTable) -> str:
+    def style(cell: Cell, value: str) -> str:
+        value = value.replace("|", "\\|")
+        return {1: f"**{value}**", 2: f"<u>{value}</u>"}.get(cell.rank or 0, value) + marked(cell)
+
     heads = headings(table)
+    if len(table.datasets) > 1:
+        heads = ["Model", *(f"{column.dataset}<br>{head}" for (column, _), head in zip(_laid_out(table), heads[1:]))]  # noqa: B905
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" + " ---: |" * (len(heads) - 1)]
-    group = ""
-    for row in table.rows:
-        if row.group != group:
-            group = row.group
-            lines.append(f"| *{GROUP_TITLES[group]}* |" + " |" * (len(heads) - 1))
-        cells = []
-        for cell, shown in _cells(table, row):
-            cells.append({1: f"**{shown}**", 2: f"<u>{shown}</u>"}.get(cell.rank or 0, shown))
-        lines.append("| " + " | ".join([row.label, *_insert_interval(table, row, cells)]) + " |")
-    return "\n".join([*lines, "", table.protocol, *(f"- {note}" for note in table.notes), ""])
+    for group, rows in _by_group(table):
+        lines.append(f"| *{group}* |" + " |" * (len(heads) - 1))
+        lines += ["| " + " | ".join([row.label, *_cells(table, row, style)]) + " |" for row in rows]
+    return "\n".join([*lines, "", *table.protocols, *(f"- {note}" for note in (*table.legend, *table.notes)), ""])
 
 
 _LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
-          "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--"}  # fmt: skip
+          "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--", "−": "$-$", "<": "$<$",
+          ">": "$>$", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$", "\n": " "}  # fmt: skip
+# inside a document \@nodocument is undone: there the file is a table; by itself it is a document
+_ALONE = r"""% \input this file into a paper that uses booktabs, or compile it as it stands.
+\expandafter\ifx\csname @nodocument\endcsname\relax\else
+\documentclass{article}
+\usepackage[a3paper,landscape,margin=1cm]{geometry}
+\usepackage[T1]{fontenc}
+\usepackage{booktabs}
+\begin{document}
+\def\levelfieldend{\end{document}}
+\fi"""
 
 
 def _tex(value: str) -> str:
-    return "".join(_LATEX.get(c, c) for c in value)
+    return "".join(_LATEX.get(c, c if ord(c) < 0x250 else "?") for c in value)
 
 
 def latex(table: ComparisonTable) -> str:
-    """Return a booktabs table; needs ``\\usepackage{booktabs}`` alone."""
+    r"""Return a booktabs table that compiles as it stands and can be ``\input`` where ``booktabs`` is loaded."""
+
+    def style(cell: Cell, value: str) -> str:
+        tex = _tex(value)
+        tex = {1: rf"\textbf{{{tex}}}", 2: rf"\underline{{{tex}}}"}.get(cell.rank or 0, tex)
+        return tex + _tex(marked(cell))
+
     heads = headings(table)
-    lines = [
-        r"\begin{table}",
-        r"\centering\small",
-        rf"\caption{{{_tex(table.protocol)}}}",
-        rf"\label{{tab:{table.name}}}",
-    ]
-    lines += [rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", r"\toprule", " & ".join(map(_tex, heads)) + r" \\"]
-    group = ""
-    for row in table.rows:
-        if row.group != group:
-            group = row.group
-            lines += [r"\midrule", rf"\multicolumn{{{len(heads)}}}{{l}}{{\textit{{{GROUP_TITLES[group]}}}}} \\"]
-        cells = []
-        for cell, shown in _cells(table, row):
-            tex = _tex(shown)
-            cells.append({1: rf"\textbf{{{tex}}}", 2: rf"\underline{{{tex}}}"}.get(cell.rank or 0, tex))
-        lines.append(" & ".join([_tex(row.label), *_insert_interval(table, row, cells)]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+    caption = " ".join((*table.protocols, *table.legend))
+    lines = [_ALONE, r"\begin{table}", r"\centering\small\setlength{\tabcolsep}{4pt}"]
+    lines += [rf"\caption{{{_tex(caption)}}}", rf"\label{{tab:{table.name}}}"]
+    lines += [rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", r"\toprule"]
+    if len(table.datasets) > 1:
+        at, over, rules = 2, [""], []
+        for dataset, columns in groupby(_laid_out(table), key=lambda item: item[0].dataset):
+            n = len(list(columns))
+            over.append(rf"\multicolumn{{{n}}}{{c}}{{{_tex(dataset)}}}")
+            rules.append(rf"\cmidrule(lr){{{at}-{at + n - 1}}}")
+            at += n
+        lines += [" & ".join(over) + r" \\", "".join(rules)]
+    lines.append(" & ".join(map(_tex, heads)) + r" \\")
+    for group, rows in _by_group(table):
+        lines += [r"\midrule", rf"\multicolumn{{{len(heads)}}}{{l}}{{\textit{{{group}}}}} \\"]
+        lines += [" & ".join([_tex(row.label), *_cells(table, row, style)]) + r" \\" for row in rows]
+    ending = [r"\bottomrule", r"\end{tabular}", r"\end{table}", r"\csname levelfieldend\endcsname", ""]
+    return "\n".join([*lines, *ending])
 
 
 def comma_separated(table: ComparisonTable) -> str:
-    """Return one line a (model, column): full precision, s.d., interval, seeds."""
+    """Return one line a (model, column): full precision, s.d., interval, corrected p-value, runs, reason."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["model", "group", "column", "mean", "sd", "low", "high", "runs", "reason"])
-    names = [*table.metrics, "train_seconds", "ms_per_user"]
+    writer.writerow(["model", "group", "dataset", "column", "kind", "mean", "sd", "low", "high", "p", "runs", "reason"])
     for row in table.rows:
-        for name, cell in zip(names, row.cells, strict=True):
-            values = ["" if v is None else repr(round(v, 6)) for v in (cell.mean, cell.sd, cell.low, cell.high)]
-            writer.writerow([row.label, row.group, name, *values, len(row.keys), cell.reason])
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            numbers = (cell.mean, cell.sd, cell.low, cell.high, cell.p)
+            values = ["" if v is None else repr(round(v, 6)) for v in numbers]
+            where = [row.label, row.group, column.dataset, column.name, column.kind]
+            writer.writerow([*where, *values, len(row.keys), cell.reason])
     return out.getvalue()
 
 
-def manifest(table: ComparisonTable, records: Sequence[RunRecord | None]) -> str:
-    """Return what every cell rests on: run keys with their specs, costs and versions, as JSON."""
-    runs = {
-        record.key: {
-            "model": record.label,
-            "seed": record.seed,
-            "status": record.status,
-            "error": record.error,
-            "spec": record.spec,
-            "code_version": record.code_version,
-            "test": record.metrics.get("test", {}),
-            "seconds": record.stage_seconds,
-            "peak_memory": record.peak_memory,
-            "parameters": record.parameters,
-            "files": record.files,
-            "environment": record.environment,
-        }
-        for record in records
-        if record is not None
-    }
-    first = next((r for r in records if r is not None), None)
-    data = {} if first is None else {"data": first.data_fingerprint, "split": first.split_fingerprint}
-    cells = {row.label: list(row.keys) for row in table.rows}
-    body = {"name": table.name, "protocol": table.protocol, "fingerprints": data, "rows": cells, "runs": runs}
-    return json.dumps(body, indent=1, sort_keys=True) + "\n"
+def write(table: ComparisonTable, folder: Path) -> list[Path]:
+    """Write table.md, table.tex, table.csv and table.html under ``folder``; return their paths."""
+    from benchmark.reports.leaderboard import document
 
-
-def write(table: ComparisonTable, records: Sequence[RunRecord | None], folder: Path) -> list[Path]:
-    """Write table.md, table.tex, table.csv and manifest.json under ``folder``; return their paths."""
     contents = {
         "table.md": markdown(table),
         "table.tex": latex(table),
         "table.csv": comma_separated(table),
-        "manifest.json": manifest(table, records),
+        "table.html": document(table),
     }
-    paths = []
     for name, content in contents.items():
         with whole_file(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
-        paths.append(folder / name)
-    return paths
+    return [folder / name for name in contents]
 
 
 def show(table: ComparisonTable, console: Console) -> None:
     """Print the table: best bold, second underlined, groups apart, the protocol below."""
     view = Table(title=table.name, title_justify="left", header_style="bold", pad_edge=False)
+    several = len(table.datasets) > 1
     for j, head in enumerate(headings(table)):
-        view.add_column(head, justify="left" if j == 0 else "right", no_wrap=j == 0, overflow="fold")
-    group = ""
-    for row in table.rows:
-        if row.group != group:
-            if group:
-                view.add_section()
-            group = row.group
-            view.add_row(Text(GROUP_TITLES[group], style="italic dim"))
-        cells = [
-            Text(shown, style={1: "bold", 2: "underline"}.get(cell.rank or 0, "")) for cell, shown in _cells(table, row)
-        ]
-        view.add_row(Text(row.label), *_insert_interval(table, row, cells))
+        over = f"{_laid_out(table)[j - 1][0].dataset}\n" if several and j else ""
+        view.add_column(over + head, justify="left" if j == 0 else "right", no_wrap=j == 0, overflow="fold")
+    for i, (group, rows) in enumerate(_by_group(table)):
+        if i:
+            view.add_section()
+        view.add_row(Text(group, style="italic dim"))
+        for row in rows:
+            by_column = dict(zip(table.columns, row.cells, strict=True))
+            cells = []
+            for column, is_interval in _laid_out(table):
+                cell = by_column[column]
+                value = interval(cell) if is_interval else shown(column, cell) + marked(cell)
+                style = "" if is_interval else {1: "bold", 2: "underline"}.get(cell.rank or 0, "")
+                cells.append(Text(value, style=style))
+            view.add_row(Text(row.label), *cells)
     console.print(view)
-    console.print(table.protocol, highlight=False)
-    for note in table.notes:
-        console.print(f"- {note}", highlight=False)
+    for line in table.protocols:
+        console.print(line, highlight=False)
+    for note in (*table.legend, *table.notes):
+        console.print(Text(f"- {note}"))

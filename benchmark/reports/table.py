@@ -1,21 +1,51 @@
-"""Records -> one table: rows grouped by kind of model, mean ± s.d. over seeds, best and second marked, the protocol."""
+"""Records -> one table: rows in groups, mean ± s.d. over seeds, intervals, best and second, significance, protocol."""
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 
-from benchmark.evaluation.evaluator import PreferenceEvaluator, RankingEvaluator
+from benchmark.errors import InputError
 from benchmark.evaluation.metrics import GENERATION_METRICS, higher_is_better, parse_metric
-from benchmark.evaluation.significance import bootstrap_interval
-from benchmark.experiment import Experiment
+from benchmark.evaluation.significance import (
+    adjust,
+    bootstrap_intervals,
+    counting_seeds,
+    paired_p_values,
+    seed_variance,
+)
+from benchmark.experiment import Experiment, model_class, model_config
+from benchmark.reports.outcomes import Outcomes, read
 from benchmark.runs.record import RunRecord, RunStore
 
-GROUPS = ("trivial", "collaborative", "sequential", "content", "llm-zero-shot", "llm")
+GROUPS = ("trivial", "collaborative", "sequential", "content", "llm-zero-shot", "llm", "published")
+LLM = ("llm-zero-shot", "llm")
 ABBREVIATIONS = {"auc", "uauc", "gauc", "mrr", "map", "ndcg", "ece", "f1"}
+NEED_PROBABILITY = {"log_loss", "brier", "ece", "accuracy", "f1"}
+COSTS = {
+    "train_seconds": "Train s",
+    "ms_per_user": "ms/user",
+    "trainable_parameters": "Trainable",
+    "peak_memory": "Peak GiB",
+    "energy_wh": "Wh",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: of which data set ("" where there is one), of what, and how it is read."""
+
+    dataset: str
+    name: str
+    title: str
+    kind: Literal["metric", "cost", "published", "difference"]
+    lower: bool = False  # less is better
 
 
 @dataclass(frozen=True)
@@ -28,14 +58,16 @@ class Cell:
     high: float | None = None
     reason: str = ""
     rank: int | None = None  # 1 best of its column, 2 second
+    mark: int = 0  # 1 better than the reference baseline, -1 worse, 0 no difference that could be told
+    p: float | None = None  # corrected p-value of that comparison
 
 
 @dataclass(frozen=True)
 class Row:
     label: str
     group: str
-    keys: tuple[str, ...]
     cells: tuple[Cell, ...]
+    keys: tuple[str, ...] = ()
     note: str = ""
 
 
@@ -44,11 +76,70 @@ class ComparisonTable:
     """What every format is rendered from. ``columns[j]`` heads ``rows[i].cells[j]``."""
 
     name: str
-    columns: tuple[str, ...]
-    metrics: tuple[str, ...]
+    columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    protocol: str
+    protocols: tuple[str, ...]
+    legend: tuple[str, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
+
+    def column(self, name: str) -> list[Cell]:
+        """Return the cells of the first metric or cost column of a name, row by row."""
+        j = next(j for j, c in enumerate(self.columns) if c.name == name and c.kind in ("metric", "cost"))
+        return [row.cells[j] for row in self.rows]
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(column.dataset for column in self.columns))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One experiment of a table: its records (in the order of ``experiment.specs()``; None: not run) and outcomes.
+
+    ``notes`` holds, by label, what stands under the table about how a model's parameters came about. ``dataset`` names
+    the part in the head of a table of several.
+    """
+
+    experiment: Experiment
+    records: Sequence[RunRecord | None]
+    outcomes: Outcomes
+    notes: Mapping[str, str] = field(default_factory=dict)
+    dataset: str = ""
+
+    @cached_property
+    def by_label(self) -> dict[str, list[RunRecord | None]]:
+        out: dict[str, list[RunRecord | None]] = {label: [] for label in self.experiment.models}
+        for spec, record in zip(self.experiment.specs(), self.records, strict=True):
+            out[spec.label].append(record)
+        return out
+
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        """The group of every row: the models, then what is published alone."""
+        out = {}
+        for label, entry in self.experiment.models.items():
+            where = f"models.{label}"
+            cls = model_class(entry.class_path, where)
+            out[label] = str(cls.traits_of(model_config(cls, entry.parameters, where)).group)
+        return out | {row.model: "published" for row in self.experiment.published if row.model not in out}
+
+    def finished(self, label: str) -> list[RunRecord]:
+        return [r for r in self.by_label[label] if r is not None and r.status == "finished"]
+
+
+def part(
+    experiment: Experiment,
+    records: Sequence[RunRecord | None],
+    store: RunStore,
+    notes: Mapping[str, str] | None = None,
+    targets: bool = False,
+) -> Part:
+    """Return a part of a table, its ranks read; raises InputError for runs of different protocols."""
+    outcomes = read(records, experiment.task.metrics, experiment.task.kind, store, targets)
+    dataset = experiment.name
+    if together := experiment.report.together:
+        dataset = dataset.removeprefix(f"{together}-")
+    return Part(experiment, records, outcomes, notes or {}, dataset)
 
 
 def title(metric: str) -> str:
@@ -58,78 +149,142 @@ def title(metric: str) -> str:
     return name if parsed.k is None else f"{name}@{parsed.k}"
 
 
-def build(
-    experiment: Experiment,
-    records: Sequence[RunRecord | None],
-    store: RunStore,
-    notes: Mapping[str, str] | None = None,
-) -> ComparisonTable:
-    """Return the table of an experiment's records (in the order of ``experiment.specs()``; None where not run).
+def build(parts: Sequence[Part]) -> ComparisonTable:
+    """Return the table of one or several experiments, data sets x metrics in columns.
 
-    ``notes`` holds, by label, what stands under the table about how a model's parameters came about.
+    Raises:
+        InputError: the experiments differ in their protocol; the line names the difference.
     """
-    metrics = experiment.task.metrics
-    by_label: dict[str, list[RunRecord | None]] = {label: [] for label in experiment.models}
-    for spec, record in zip(experiment.specs(), records, strict=True):
-        by_label[spec.label].append(record)
-    rows = []
-    for spec in experiment.specs()[:: len(experiment.seeds)]:
-        mine = by_label[spec.label]
-        done = [r for r in mine if r is not None and r.status == "finished"]
-        cells = _metric_cells(done, metrics, store, experiment.task.kind) if done else []
-        if done:
-            cells.append(_cell([r.stage_seconds["fit"] for r in done]))
-            cells.append(_cell([r.ms_per_user for r in done if r.ms_per_user is not None]))
-        else:
-            error = next((r.error for r in mine if r is not None and r.error), None)
-            cells = [Cell(reason="failed" if error else "not run")] * (len(metrics) + 2)
-        missing = len(mine) - len(done)
-        note = f"{missing} of {len(mine)} seeds failed" if done and missing else ""
-        if spec.limit_train:
-            note = "; ".join(filter(None, [note, f"trained on {spec.limit_train} rows"]))
-        error = next((r.error for r in mine if r is not None and r.status == "failed"), None)
-        note = "; ".join(filter(None, [note, error or "", (notes or {}).get(spec.label, "")]))
-        keys = tuple(r.key for r in mine if r is not None)
-        rows.append(Row(spec.label, spec.model_class().traits_of(spec.config).group, keys, tuple(cells), note))
+    first = parts[0].experiment
+    for other in parts[1:]:
+        _same_protocol(first, other.experiment)
+    several = len(parts) > 1
+    columns: list[Column] = []
+    cells: dict[str, list[Cell]] = {}
+    groups = {label: group for p in parts for label, group in p.groups.items()}
+    legend, notes = [], []
+    for p in parts:
+        name = p.dataset if several else ""
+        own, by_label, reference = _columns_of(p, name)
+        for label in groups:
+            missing = [Cell(reason="not in this experiment")] * len(own)
+            cells.setdefault(label, [Cell(reason="not in this experiment")] * len(columns))
+            cells[label] += by_label.get(label, missing)
+        columns += own
+        legend += _legend(p, name, reference, by_label)
+        notes += [f"{name}: {note}" if several else note for note in _notes(p)]
+    rows = [
+        Row(label, group, tuple(cells[label]), tuple(r.key for p in parts for r in p.by_label.get(label, []) if r))
+        for label, group in groups.items()
+    ]
     rows.sort(key=lambda row: GROUPS.index(row.group))
     return ComparisonTable(
-        name=experiment.name,
-        columns=(*map(title, metrics), "Train s", "ms/user" if experiment.task.kind == "ranking" else "ms/row"),
-        metrics=metrics,
-        rows=tuple(_ranked(rows, metrics)),
-        protocol=protocol(experiment, [r for r in records if r is not None]),
-        notes=tuple(f"{row.label}: {row.note}" for row in rows if row.note),
+        name=(first.report.together or first.name) if several else first.name,
+        columns=tuple(columns),
+        rows=tuple(rows),
+        protocols=tuple(protocol(p) for p in parts),
+        legend=tuple(dict.fromkeys(legend)),
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _metric_cells(records: list[RunRecord], metrics: Sequence[str], store: RunStore, kind: str) -> list[Cell]:
-    """Return a cell a metric, computed from the stored ranks: any metric at any k needs no new run."""
-    evaluators: list[RankingEvaluator | PreferenceEvaluator] = []
-    ranked = [m for m in metrics if parse_metric(m).name not in GENERATION_METRICS]
-    for record in records:
-        frame = store.ranks(record.key)
-        if kind == "ranking":
-            evaluators.append(RankingEvaluator.from_table(frame, ranked))
-        else:
-            evaluators.append(PreferenceEvaluator.from_table(frame, metrics, probability=record.probability))
-    cells = []
-    values = [evaluator.compute() for evaluator in evaluators]
-    for metric in metrics:
-        if metric not in ranked:  # not of the ranks: as it was counted in the run
-            counted = [v for r in records if (v := r.metrics["test"].get(metric)) is not None]
-            cells.append(_cell(counted) if len(counted) == len(records) else Cell(reason="undefined"))
+def _same_protocol(one: Experiment, other: Experiment) -> None:
+    def facts(experiment: Experiment) -> dict[str, Any]:
+        task = {f"task.{key}": value for key, value in experiment.task.model_dump(mode="json").items()}
+        return {**task, "seeds": experiment.seeds, "split_seed": experiment.split_seed}
+
+    theirs = facts(other)
+    for key, value in facts(one).items():
+        if value != theirs[key]:
+            raise InputError(
+                f"report.together: {one.name} and {other.name} cannot stand in one table: {key} is {_shown(value)} in "
+                f"the one and {_shown(theirs[key])} in the other"
+            )
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+
+
+def _columns_of(p: Part, dataset: str) -> tuple[list[Column], dict[str, list[Cell]], str | None]:
+    """Return a part's columns, the cells of each label, and the label of the reference baseline."""
+    experiment, metrics = p.experiment, p.experiment.task.metrics
+    costs, unable = experiment.report.costs, experiment.unable()
+    columns = [
+        Column(dataset, m, title(m), "metric", lower=not higher_is_better(parse_metric(m).name)) for m in metrics
+    ]
+    per = "ms/user" if experiment.task.kind == "ranking" else "ms/row"
+    columns += [Column(dataset, c, per if c == "ms_per_user" else COSTS[c], "cost", lower=True) for c in costs]
+    intervals, reference = _intervals(p), reference_of(p)
+    by_label: dict[str, list[Cell]] = {}
+    for label in experiment.models:
+        done = p.finished(label)
+        if done:
+            by_label[label] = [_metric(p, label, done, m, intervals) for m in metrics]
+            by_label[label] += [_cost(done, c) for c in costs]
             continue
-        numbers = [float(v[metric]) for v in values]
-        if any(np.isnan(numbers)):
-            cells.append(Cell(reason="undefined"))
-            continue
-        low = high = None
-        if kind == "ranking":
-            # the same users stand in every seed: resample users of the seed-averaged values
-            per_user = np.mean([e.per_user(metric) for e in evaluators], axis=0)
-            low, high = bootstrap_interval(per_user)
-        cells.append(_cell(numbers, low, high))
-    return cells
+        failed = any(r is not None and r.status == "failed" for r in p.by_label[label])
+        reason = f"cannot do a {experiment.task.kind} task" if label in unable else "failed" if failed else "not run"
+        by_label[label] = [Cell(reason=reason)] * (len(metrics) + len(costs))
+    _rank(by_label, metrics)
+    if reference is not None:
+        _mark(p, by_label, reference)
+    for row in experiment.published:
+        by_label.setdefault(row.model, [Cell(reason="undefined")] * (len(metrics) + len(costs)))
+    published = {(row.model, m): value for row in experiment.published for m, value in row.values.items()}
+    for m in [m for m in metrics if any(m == other for _, other in published)]:
+        columns.append(Column(dataset, m, f"{title(m)} published", "published"))
+        columns.append(Column(dataset, m, "ours − published", "difference"))
+        for label, cells in by_label.items():
+            value, ours = published.get((label, m)), cells[metrics.index(m)].mean
+            cells.append(Cell(value, reason="" if value is not None else "undefined"))
+            both = value is not None and ours is not None
+            cells.append(Cell(ours - value) if both else Cell(reason="undefined"))  # type: ignore[operator]
+    return columns, by_label, reference
+
+
+def _intervals(p: Part) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return the 95 % intervals of all (label, metric): one resampling of the users for all of them."""
+    names = list(p.outcomes.values)
+    if not names:
+        return {}
+    found = bootstrap_intervals(np.column_stack([p.outcomes.values[name] for name in names]))
+    return {name: (float(low), float(high)) for name, (low, high) in zip(names, found, strict=True)}
+
+
+def _metric(
+    p: Part,
+    label: str,
+    done: Sequence[RunRecord],
+    metric: str,
+    intervals: Mapping[tuple[str, str], tuple[float, float]],
+) -> Cell:
+    name = parse_metric(metric).name
+    if name in GENERATION_METRICS:  # not of the ranks: as it was counted in the run
+        counted = [v for r in done if (v := r.metrics["test"].get(metric)) is not None]
+        return _cell(counted) if len(counted) == len(done) else Cell(reason="writes nothing")
+    numbers = p.outcomes.seeds[label, metric]
+    if any(np.isnan(numbers)):
+        no_probability = name in NEED_PROBABILITY and not all(r.probability for r in done)
+        return Cell(reason="no probability" if no_probability else "undefined")
+    low, high = intervals[label, metric]
+    return _cell(numbers, *((None, None) if np.isnan(low) else (low, high)))
+
+
+def _cost(done: Sequence[RunRecord], cost: str) -> Cell:
+    def of(record: RunRecord) -> float | None:
+        if cost == "train_seconds":
+            return record.stage_seconds["fit"]
+        if cost == "ms_per_user":
+            return record.ms_per_user
+        if cost == "trainable_parameters":
+            return float(record.parameters["trainable"])
+        if cost == "peak_memory":
+            return record.peak_memory.get("device", record.peak_memory["host"]) / 2**30
+        return record.energy_wh
+
+    found = [v for r in done if (v := of(r)) is not None]
+    return _cell(found) if found else Cell(reason="not measured")
 
 
 def _cell(numbers: Sequence[float], low: float | None = None, high: float | None = None) -> Cell:
@@ -137,27 +292,116 @@ def _cell(numbers: Sequence[float], low: float | None = None, high: float | None
     return Cell(statistics.fmean(numbers), sd, low, high)
 
 
-def _ranked(rows: Sequence[Row], metrics: Sequence[str]) -> list[Row]:
+def _rank(by_label: dict[str, list[Cell]], metrics: Sequence[str]) -> None:
     """Mark the best and the second of every metric column; rows that show the same number share a mark."""
-    columns = [[row.cells[j] for row in rows] for j in range(len(rows[0].cells))]
     for j, metric in enumerate(metrics):
         sign = -1 if higher_is_better(parse_metric(metric).name) else 1
-        order = sorted({round(c.mean, 4) * sign for c in columns[j] if c.mean is not None})[:2]
-        columns[j] = [
-            Cell(c.mean, c.sd, c.low, c.high, c.reason, order.index(round(c.mean, 4) * sign) + 1)
-            if c.mean is not None and round(c.mean, 4) * sign in order
-            else c
-            for c in columns[j]
-        ]
+        means = {label: cells[j].mean for label, cells in by_label.items()}
+        column = {label: round(mean, 4) * sign for label, mean in means.items() if mean is not None}
+        order = sorted(set(column.values()))[:2]
+        for label, value in column.items():
+            if value in order:
+                cells = by_label[label]
+                cells[j] = dataclasses.replace(cells[j], rank=order.index(value) + 1)
+
+
+def reference_of(p: Part) -> str | None:
+    """Return the baseline that the others are compared with: the best one, no LLM, on the validation part.
+
+    Chosen there because the best of many on the test part is too good by luck, and those behind it would be called
+    worse too often.
+    """
+    done = {label: p.finished(label) for label in p.experiment.models if p.groups[label] not in LLM}
+    done = {label: records for label, records in done.items() if records}
+    for metric in p.experiment.task.metrics:
+        values = {
+            label: [v for r in records if (v := r.metrics.get("valid", {}).get(metric)) is not None]
+            for label, records in done.items()
+        }
+        if values and all(values.values()):
+            sign = 1 if higher_is_better(parse_metric(metric).name) else -1
+            return max(values, key=lambda label: sign * statistics.fmean(values[label]))
+    return None
+
+
+def _mark(p: Part, by_label: dict[str, list[Cell]], reference: str) -> None:
+    """Note, in every metric column, which rows differ from the reference, corrected for their number."""
+    settings, outcomes = p.experiment.report, p.outcomes
+    others = [label for label in outcomes.labels if label != reference]
+    for j, metric in enumerate(p.experiment.task.metrics):
+        if metric not in outcomes.metrics or not others:
+            continue
+        raw = p_values(p, metric, others, reference)
+        against = by_label[reference][j].mean
+        for label, p_value in zip(others, map(float, adjust(raw, settings.correction)), strict=True):
+            cell = by_label[label][j]
+            if cell.mean is None or against is None or np.isnan(p_value):
+                continue
+            better = (cell.mean > against) == higher_is_better(parse_metric(metric).name)
+            mark = (1 if better else -1) if p_value < settings.significance else 0
+            by_label[label][j] = dataclasses.replace(cell, p=p_value, mark=mark)
+
+
+def p_values(p: Part, metric: str, labels: Sequence[str], other: str) -> np.ndarray:
+    """Return the p-values of models against another one, which count users and seeds; not corrected."""
+    outcomes, test = p.outcomes, p.experiment.report.test
+    if p.experiment.task.kind != "ranking" and parse_metric(metric).name != "uauc":
+        test = "permutation"  # the users' values are shares in a pooled metric: ranks of such mean nothing
+    matrix, against = outcomes.matrix(metric, labels), outcomes.values[other, metric]
+    found = paired_p_values(matrix, against, test)
+    difference = matrix - against[:, None]
+    n = np.maximum((~np.isnan(difference)).sum(0), 1)
+    mean = np.nansum(difference, axis=0) / n
+    by_users = np.nansum((difference - mean) ** 2, axis=0) / np.maximum(n - 1, 1) / n
+
+    def moved(label: str) -> np.ndarray:
+        return np.array(seed_variance(outcomes.seeds[label, metric], outcomes.within[label, metric], len(against)))
+
+    by_seeds, doubt = np.array([moved(label) + moved(other) for label in labels]).T
+    return counting_seeds(found, mean, by_users, by_seeds, doubt)
+
+
+def _legend(p: Part, dataset: str, reference: str | None, by_label: Mapping[str, Sequence[Cell]]) -> list[str]:
+    settings, n = p.experiment.report, len(p.outcomes.users)
+    compared = len(p.outcomes.labels) - 1
+    if reference is None or compared < 1:
+        return []
+    how = "sign-flip permutation test" if settings.test == "permutation" else "Wilcoxon's signed-rank test"
+    correction = {"holm": "Holm", "bh": "Benjamini-Hochberg"}[settings.correction]
+    seeds = (
+        "counting how much seeds move a model"
+        if len(p.experiment.seeds) > 1
+        else "of one seed, which may have been lucky"
+    )
+    several = f"{compared} comparisons" if compared > 1 else "one comparison"
     return [
-        Row(row.label, row.group, row.keys, tuple(column[i] for column in columns), row.note)
-        for i, row in enumerate(rows)
+        f"{dataset + ': ' if dataset else ''}† better, ‡ worse than {reference}, the baseline that is best on the "
+        f"validation part: p < {settings.significance:g}, {how} paired over {n:,} users, {seeds}, {correction} over "
+        f"{several} a column."
     ]
 
 
-def protocol(experiment: Experiment, records: Sequence[RunRecord]) -> str:
+def _notes(p: Part) -> list[str]:
+    out = []
+    unable = p.experiment.unable()
+    for label, entry in p.experiment.models.items():
+        mine, done = p.by_label[label], p.finished(label)
+        missing = len(mine) - len(done)
+        said = [f"{missing} of {len(mine)} seeds failed" if done and missing else ""]
+        said.append(f"trained on {entry.limit_train} rows" if entry.limit_train and label not in unable else "")
+        said.append(next((r.error or "" for r in mine if r is not None and r.status == "failed"), ""))
+        said += [p.notes.get(label, ""), unable.get(label, "")]
+        if any(said):
+            out.append(f"{label}: {'; '.join(filter(None, said))}")
+    for row in p.experiment.published:
+        out.append(f"{row.model}, published: {row.source}{'; ' + row.settings if row.settings else ''}")
+    return out
+
+
+def protocol(p: Part) -> str:
     """Return one sentence that states what was compared with what, and on what."""
-    task = experiment.task
+    experiment, task = p.experiment, p.experiment.task
+    records = [r for r in p.records if r is not None]
     if not records:
         return f"{experiment.name}: nothing has been run."
     record = next((r for r in records if r.status == "finished"), records[0])
@@ -185,10 +429,20 @@ def protocol(experiment: Experiment, records: Sequence[RunRecord]) -> str:
     seeds = f"mean ± s.d. over {len(experiment.seeds)} seeds" if len(experiment.seeds) > 1 else "one seed"
     hashes = f"data {record.data_fingerprint[:8]}, split {record.split_fingerprint[:8]}"
     candidates = record.candidates_fingerprint[:8] if record.candidates_fingerprint != "full" else "full"
-    levelfield = record.environment["versions"].get("levelfield", "")
-    sha = record.environment["commit"]["commit"]
-    stamp = f"levelfield {levelfield}" + (f", commit {sha[:8]}" if sha else "")
     return (
-        f"{shape}, {split}; {judge}; {seeds}; selection on validation only, test read once; "
-        f"{hashes}, candidates {candidates}; {stamp}."
+        f"{shape}, {split}; {judge}; {seeds}, 95 % intervals by resampling users; selection on validation only, test "
+        f"read once; {hashes}, candidates {candidates}; {_stamp(records)}."
     )
+
+
+def _stamp(records: Sequence[RunRecord]) -> str:
+    """Return the versions and commits of the runs; several where they differ."""
+
+    def every(values: Sequence[str]) -> str:
+        return " and ".join(sorted({v for v in values if v}))
+
+    versions = [r.environment["versions"] for r in records]
+    commits = [r.environment["commit"] for r in records]
+    shas = every([f"{c['commit'][:8]}{' with changes' if c['dirty'] else ''}" for c in commits if c["commit"]])
+    told = [f"{name} {every([v.get(name, '') for v in versions])}" for name in ("levelfield", "torch")]
+    return ", ".join([*told, *([f"commit {shas}"] if shas else [])])

@@ -1,4 +1,4 @@
-"""What a run ran on: commit, versions, hardware, code version, and the peak memory of a stretch of work."""
+"""What a run ran on: commit, versions, hardware, code version; peak memory and energy of a stretch of work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import os
 import platform
 import subprocess
 import threading
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -144,3 +146,77 @@ class PeakMemory:
         self._stop.set()
         self._thread.join()
         self.bytes = max(self.bytes, self._process.memory_info().rss)
+
+
+class Energy:
+    """Context manager: what the machine's processors and NVIDIA GPUs took in between (``.watt_hours``).
+
+    None where no counter can be read: those of the processors (RAPL, under ``root``) are mostly open to root alone,
+    those of the GPUs need ``pynvml`` (the ``energy`` extra). It is the whole machine's: other work on it counts in.
+    """
+
+    _EVERY = 60.0  # seconds: a RAPL counter wraps after an hour at 70 W
+
+    def __init__(self, root: Path = Path("/sys/class/powercap")) -> None:
+        self.watt_hours: float | None = None
+        self._zones = sorted(root.glob("intel-rapl:[0-9]")) + sorted(root.glob("intel-rapl:[0-9][0-9]"))
+        self._gpus = _gpus()
+        self._last: dict[str, float] = {}
+        self._joules: dict[str, float] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _read(self) -> Iterator[tuple[str, float, float]]:
+        """Yield (counter, joules, joules at which it starts again from 0)."""
+        for zone in self._zones:
+            with suppress(OSError, ValueError):
+                micro = [float((zone / name).read_text()) for name in ("energy_uj", "max_energy_range_uj")]
+                yield zone.name, micro[0] / 1e6, micro[1] / 1e6
+        for name, joules in self._gpus.items():
+            with suppress(Exception):  # a card without a counter
+                yield name, joules(), float("inf")
+
+    def _sample(self) -> None:
+        for name, now, wrap in self._read():
+            if name in self._last:
+                step = now - self._last[name]
+                self._joules[name] = self._joules.get(name, 0.0) + (step if step >= 0 else step + wrap)
+            self._last[name] = now
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._EVERY):
+            self._sample()
+
+    def __enter__(self) -> Energy:
+        self._sample()
+        if self._last:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._last:
+            self._thread.join()
+            self._sample()
+        if self._joules:
+            self.watt_hours = sum(self._joules.values()) / 3600
+
+
+def _gpus() -> dict[str, Callable[[], float]]:
+    """Return, by name, what reads the joules a visible NVIDIA GPU has taken since its driver was loaded."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+    except Exception:  # no such package, no driver, no GPU
+        return {}
+    return {f"gpu{i}": partial(_joules, handle) for i, handle in enumerate(handles)}
+
+
+def _joules(handle: Any) -> float:
+    import pynvml
+
+    return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000

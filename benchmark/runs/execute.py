@@ -32,7 +32,7 @@ from benchmark.evaluation.evaluator import RankingEvaluator
 from benchmark.evaluation.metrics import higher_is_better, parse_metric
 from benchmark.experiment import RunSpec
 from benchmark.recommender import Recommender, trainable_parameters
-from benchmark.runs.environment import PeakMemory, code_version, environment
+from benchmark.runs.environment import Energy, PeakMemory, code_version, environment
 from benchmark.runs.record import LOG, RANKS, TOP, RunRecord, RunStore, cleaned, first_line, no_space, whole_file
 
 CHECKPOINT, RESUME = "checkpoint", "resume"
@@ -126,7 +126,7 @@ def execute(
         environment=environment(),
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-    with PeakMemory() as memory:
+    with PeakMemory() as memory, Energy() as energy:
         try:
             with quiet():
                 pruned = _run(spec, data, store, record, callbacks, loggers, trial)
@@ -143,6 +143,7 @@ def execute(
             with whole_file(folder / LOG) as temporary:
                 temporary.write_text(traceback.format_exc(), encoding="utf-8")
     record.peak_memory["host"] = memory.bytes
+    record.energy_wh = energy.watt_hours
     if record.status != "failed":
         # the log of an earlier attempt and its checkpoints are of no use any more
         (folder / LOG).unlink(missing_ok=True)
@@ -226,7 +227,7 @@ def _run(
         record.metrics["test"] = cleaned(model.metrics["test"])
         record.judged["test"] = len(module.rows("test"))
     record.judged["valid"] = len(module.rows("valid"))
-    record.candidates_fingerprint = _candidates_fingerprint(module.rows("test" if trial is None else "valid"))
+    record.candidates_fingerprint = candidates_fingerprint(module.rows("test" if trial is None else "valid"))
     seconds["score"] = model.scoring_seconds
     record.ms_per_user = 1000 * model.scoring_seconds / max(model.scored_rows, 1)
     record.stage_seconds = {name: round(value, 4) for name, value in seconds.items()}
@@ -298,7 +299,8 @@ def _raw(frame: pl.DataFrame, split: SplitData) -> pl.DataFrame:
     return frame
 
 
-def _candidates_fingerprint(rows: EvalRows) -> str:
+def candidates_fingerprint(rows: EvalRows) -> str:
+    """Return the SHA-256 of the candidates of judged rows, or "full" where the whole catalogue is ranked."""
     if rows.candidates is None:
         return "full"
     return hashlib.sha256(rows.candidates.numpy().astype("<i8", copy=False).tobytes()).hexdigest()

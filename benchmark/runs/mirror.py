@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,11 @@ def mode(config: WandbConfig | None) -> str:
     if config.mode == "online" and not os.environ.get("WANDB_API_KEY"):
         return "offline"
     return config.mode
+
+
+def mirrors(config: WandbConfig | None) -> bool:
+    """Return whether runs are mirrored at all, online or offline."""
+    return mode(config) != "disabled"
 
 
 def notice(config: WandbConfig | None) -> str | None:
@@ -141,6 +146,7 @@ def log_summary(
     table: tuple[list[str], list[list[str]]],
     figures: dict[str, Any],
     paths: Sequence[Path],
+    records: Mapping[str, Path],
 ) -> None:
     """Mirror the outcome of an experiment as a run of its own, once for each outcome.
 
@@ -153,10 +159,12 @@ def log_summary(
         table: headings and rows of the comparison table.
         figures: Plotly figures by name.
         paths: the written files, kept as an artifact.
+        records: the records of the runs by file name, kept as another.
     """
-    if config is None or mode(config) == "disabled" or folder in DOWN:
+    if config is None or not mirrors(config) or folder in DOWN:
         return
-    key = hashlib.sha256(json.dumps([name, table, [path.name for path in paths]]).encode()).hexdigest()[:16]
+    told = [name, table, [path.name for path in paths], sorted(records)]
+    key = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
     mark = folder / "summaries" / key
     if mark.exists():
         return
@@ -168,10 +176,12 @@ def log_summary(
             run = _init(config, folder, id=key, name=f"{name}-summary", group=name, job_type="summary", config={})
             shown = {title: wandb.Plotly(figure) for title, figure in figures.items()}
             run.log({"comparison": wandb.Table(columns=list(table[0]), data=table[1]), **shown})
-            artifact = wandb.Artifact(f"{name}-results", type="results")
-            for path in paths:
-                artifact.add_file(str(path))
-            run.log_artifact(artifact)
+            files = {path.name: path for path in paths}
+            for kind, of in (("results", files), ("records", records)):
+                artifact = wandb.Artifact(f"{name}-{kind}", type=kind)
+                for file, path in of.items():
+                    artifact.add_file(str(path), name=file)
+                run.log_artifact(artifact)
             run.finish()
             mark.parent.mkdir(parents=True, exist_ok=True)
             mark.touch()

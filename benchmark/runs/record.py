@@ -51,6 +51,7 @@ class RunRecord(BaseModel):
     stage_seconds: dict[str, float] = Field(default_factory=dict)
     ms_per_user: float | None = None
     peak_memory: dict[str, int] = Field(default_factory=dict)
+    energy_wh: float | None = Field(None, description="Of the whole machine; None where no counter can be read.")
     parameters: dict[str, int] = Field(default_factory=dict)
     model_report: dict[str, float] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each stored file.")

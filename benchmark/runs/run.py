@@ -88,6 +88,9 @@ def show_plan(experiment: Experiment, planned: Sequence[Planned], expected: dict
             seeds = ", ".join(str(p.spec.seed) for p in those)
             keys = " ".join(p.key[:8] for p in those)
             table.add_row(label, those[0].spec.class_path, seeds, state, keys)
+        if not mine:
+            cannot = f"cannot do a {experiment.task.kind} task"
+            table.add_row(label, experiment.models[label].class_path, "", cannot, "")
     console.print(table, highlight=False)
     todo = [p for p in planned if p.state in ("to do", "to continue")]
     seconds = [expected.get(p.spec.label) for p in todo]
@@ -165,6 +168,11 @@ def run(
                 view.end(item.spec, record, time.perf_counter() - start)
             records[item.key] = record
     return [named(records[p.key], p.spec) for p in planned]
+
+
+def stored(experiment: Experiment, data: PreparedData, store: RunStore) -> list[RunRecord | None]:
+    """Return what is stored of every run of an experiment, in the order of ``experiment.specs()``."""
+    return [named(p.record, p.spec) if p.record is not None else None for p in plan(experiment, data, store)]
 
 
 def forget_failed(planned: Sequence[Planned], store: RunStore) -> list[Planned]:

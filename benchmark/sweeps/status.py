@@ -13,9 +13,8 @@ from benchmark.runs.progress import clock
 from benchmark.runs.record import RunStore
 from benchmark.runs.run import expected_seconds, plan, prepare
 from benchmark.sweeps.space import Space
-from benchmark.sweeps.storage import exists, location, open_storage
-from benchmark.sweeps.study import OUTCOME, ModelStudy, order, study_name
-from benchmark.sweeps.sweep import trials_of, with_selections
+from benchmark.sweeps.study import OUTCOME
+from benchmark.sweeps.sweep import begun, trials_of, with_selections
 
 STATES = ("done", "running", "failed", "to do")
 
@@ -39,7 +38,7 @@ def show_status(experiment: Experiment, runs: Path, storage: str | None, console
         table.add_row(label, what, *(str(counts[state]) for state in STATES), best, shown)
 
     chosen, _ = with_selections(experiment, data, runs)  # by which the studies that stand on others are known
-    for label, study in _studies(chosen, data.fingerprint, runs, storage).items():
+    for label, study in begun(chosen, data.fingerprint, runs, storage).items():
         if study is None:
             n = trials_of(experiment, Space(experiment, label))
             row(label, "trials", {**dict.fromkeys(STATES, 0), "to do": n}, "", None)
@@ -86,19 +85,3 @@ def show_status(experiment: Experiment, runs: Path, storage: str | None, console
     if failures:
         command = "sweep" if any(entry.search for entry in experiment.models.values()) else "run"
         console.print(f"run the failed ones again: levelfield {command} {file} --retry-failed", highlight=False)
-
-
-def _studies(experiment: Experiment, fingerprint: str, runs: Path, storage: str | None) -> dict[str, ModelStudy | None]:
-    """Return the study of each searched model, None where it has not begun; nothing is made."""
-    labels = order(experiment)
-    where = location(experiment, runs, storage)
-    if not labels or not exists(where):
-        return dict.fromkeys(labels)
-    opened = open_storage(where)
-    begun = {study.study_name for study in opened.get_all_studies()}
-    return {
-        label: ModelStudy(experiment, label, fingerprint, opened, runs)
-        if study_name(experiment, label) in begun
-        else None
-        for label in labels
-    }

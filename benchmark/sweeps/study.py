@@ -450,7 +450,7 @@ def order(experiment: Experiment) -> list[str]:
         if experiment.models[label].search and label not in out:
             out.append(label)
 
-    for label in experiment.models:
+    for label in [label for label in experiment.models if label not in experiment.unable()]:
         visit(label)
     return out
 

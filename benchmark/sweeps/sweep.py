@@ -21,8 +21,17 @@ from benchmark.sweeps.mirror import TrialMirror
 from benchmark.sweeps.progress import SweepView
 from benchmark.sweeps.samplers import points
 from benchmark.sweeps.space import Space
-from benchmark.sweeps.storage import location, open_storage
-from benchmark.sweeps.study import ModelStudy, Selection, objectives_of, order, patient, stages, stored_selections
+from benchmark.sweeps.storage import exists, location, open_storage
+from benchmark.sweeps.study import (
+    ModelStudy,
+    Selection,
+    objectives_of,
+    order,
+    patient,
+    stages,
+    stored_selections,
+    study_name,
+)
 from benchmark.sweeps.trial import carry_out
 
 if TYPE_CHECKING:
@@ -229,3 +238,19 @@ def with_selections(experiment: Experiment, data: PreparedData, runs: str | Path
     """Return the experiment with what finished sweeps of it chose; as it is where there are none."""
     found = stored_selections(experiment, runs, data.fingerprint)
     return experiment.with_values({k: s.values for k, s in found.items()}), list(found.values())
+
+
+def begun(experiment: Experiment, fingerprint: str, runs: Path, storage: str | None) -> dict[str, ModelStudy | None]:
+    """Return the study of each searched model, None where it has not begun; nothing is made."""
+    labels = order(experiment)
+    where = location(experiment, runs, storage)
+    if not labels or not exists(where):
+        return dict.fromkeys(labels)
+    opened = open_storage(where)
+    begun = {study.study_name for study in opened.get_all_studies()}
+    return {
+        label: ModelStudy(experiment, label, fingerprint, opened, runs)
+        if study_name(experiment, label) in begun
+        else None
+        for label in labels
+    }

@@ -85,12 +85,47 @@ def test_metrics_follow_from_the_stored_ranks_alone(tmp_path: Path) -> None:
     evaluator = ranking([list(range(30))])
     pl.DataFrame(evaluator.table()).sample(fraction=1, shuffle=True, seed=0).write_parquet(tmp_path / "ranks.parquet")
     frame = pl.read_parquet(tmp_path / "ranks.parquet")
-    assert frame.columns == ["user", "above", "ties", "n_candidates"]
+    assert frame.columns == ["user", "item", "above", "ties", "n_candidates"]
     again = RankingEvaluator.from_table(frame, RANKING)
     assert again.compute() == pytest.approx(evaluator.compute(), abs=1e-12)
     np.testing.assert_allclose(again.per_user("recall@9"), np.delete(evaluator.per_user("recall@9"), 3))
     named = frame.with_columns(user=pl.lit("u") + pl.col("user").cast(pl.String))
     assert RankingEvaluator.from_table(named, RANKING).compute() == pytest.approx(evaluator.compute(), abs=1e-12)
+
+
+def test_the_table_says_where_each_relevant_item_stands() -> None:
+    batch = ranking_batch(list(range(12)))
+    table = ranking([list(range(12))]).table()
+    found = dict(zip(zip(table["user"], table["item"], strict=True), table["above"], strict=True))
+    assert len(found) == len(table["item"]) == len(batch["relevant_columns"])
+    excluded = np.split(batch["excluded_columns"].numpy(), batch["excluded_offsets"].numpy()[1:-1])
+    for user, items in enumerate(np.split(batch["relevant_columns"].numpy(), batch["relevant_offsets"].numpy()[1:-1])):
+        scores = np.delete(batch["scores"][user].numpy(), excluded[user])
+        for item in items:
+            assert found[user, item] == (scores > batch["scores"][user, item].item()).sum()
+
+
+def test_items_of_equal_rank_stand_in_one_order() -> None:
+    user, scores, offsets = torch.tensor([0]), torch.zeros(1, 5), torch.tensor([0, 3])
+    tables = []
+    for columns in ([4, 1, 2], [2, 4, 1]):
+        evaluator = RankingEvaluator(["auc"])
+        evaluator.update(user, scores, offsets, torch.tensor(columns))
+        tables.append(evaluator.table()["item"].tolist())
+    assert tables == [[1, 2, 4], [1, 2, 4]]
+
+
+def test_stored_tables_keep_their_items_or_have_none() -> None:
+    table = ranking([list(range(12))]).table()
+    frame = pl.DataFrame(table).sample(fraction=1, shuffle=True, seed=0)
+    for again in (frame, {name: column[::-1] for name, column in table.items()}):
+        np.testing.assert_array_equal(RankingEvaluator.from_table(again, RANKING).table()["item"], table["item"])
+    raw = frame.with_columns(item=pl.format("i{}", pl.col("item").cast(pl.String).str.zfill(3)))
+    numbered = np.unique(table["item"], return_inverse=True)[1]
+    np.testing.assert_array_equal(RankingEvaluator.from_table(raw, RANKING).table()["item"], numbered)
+    older = RankingEvaluator.from_table(frame.drop("item"), RANKING)
+    assert set(older.table()["item"]) == {-1}
+    assert older.compute() == RankingEvaluator.from_table(frame, RANKING).compute()
 
 
 def test_lists_hold_item_ids_of_sampled_candidates() -> None:
@@ -101,6 +136,7 @@ def test_lists_hold_item_ids_of_sampled_candidates() -> None:
     users, lists = evaluator.top_lists()
     assert users.tolist() == [6]
     assert lists.tolist() == [[80, 90, -1, -1]]
+    assert evaluator.table()["item"].tolist() == [90]
 
 
 def test_nothing_seen_gives_nan_and_reset_forgets() -> None:
@@ -132,7 +168,7 @@ def test_it_keeps_no_scores() -> None:
     evaluator = RankingEvaluator(["auc"])
     evaluator.update(**ranking_batch(list(range(50))))
     kept = sum(t.numel() for name in evaluator._empty for t in getattr(evaluator, name))
-    assert kept == 3 * 50 + 2 * len(ranking_batch(list(range(50)))["relevant_columns"])
+    assert kept == 3 * 50 + 3 * len(ranking_batch(list(range(50)))["relevant_columns"])
 
 
 def test_preference_from_batches_and_from_the_table() -> None:

@@ -16,7 +16,8 @@ import pytest
 from rich.console import Console
 
 from benchmark.errors import InputError
-from benchmark.reports import search, search_figures, search_tables, sweep
+from benchmark.reports import search, search_figures, search_page, search_tables, sweep
+from tests.reports.browser import opened, unpacked, until
 
 optuna = pytest.importorskip("optuna")
 pytest.importorskip("plotly")
@@ -238,26 +239,41 @@ def test_the_page_is_whole_and_the_same_twice(tmp_path: Path) -> None:
     assert [path.name for path in paths] == ["sweep.md", "trials.csv", "sweep.html"]
     for path, again in zip(paths, sweep.write(studies, tmp_path / "b"), strict=True):
         assert path.read_bytes() == again.read_bytes()
-    text = (tmp_path / "a" / "sweep.html").read_text(encoding="utf-8")
-    library = get_plotlyjs()
-    assert text.count(library) == 1
-    own = text.replace(library, "")
-    assert "plotly.js v" not in own
+    own = (tmp_path / "a" / "sweep.html").read_text(encoding="utf-8")
+    assert unpacked(own, "plotly") == get_plotlyjs()
+    assert own.count('<script type="application/octet-stream;base64"') == 2
+    assert len(own) < 2_200_000
     assert not re.search(r"https?://|(src|href)=[\"']?(http|//)|url\(|@import", own)
-    assert "default-src 'none'" in own
-    assert own.count("prefers-color-scheme: dark") == 2
-    assert 'name="viewport"' in own
     assert "<title>Sweep quick</title>" in own
+    assert '<a href="#summary">Summary of the search</a>' in own
     assert '<a href="#m1">a&lt;i&gt;</a>' in own
     assert "a<i>" not in own
     assert "<memory>" not in own
     for name in FIGURES:
         assert f"<h3>{name}</h3>" in own
-    drawn = json.loads(re.search(r"const FIGURES = (.*);\n", own)[1])  # type: ignore[index]
-    assert list(drawn) == re.findall(r'class="plot" id="(\w+)" role="img" aria-label=', own)
+    drawn = json.loads(unpacked(own))["figures"]
+    assert list(drawn) == re.findall(r'class="plot" id="(\w+)" data-figure="\1" role="img" aria-label=', own)
     assert len(drawn) == sum(len(search_figures.figures(made)) for made in studies)
     assert not any("template" in figure["layout"] for figure in drawn.values())
     assert f"gain <strong>{search_tables.gain_text(search.Found(studies[0]))}</strong>" in own
+
+
+def test_the_page_draws_its_figures(chromium: Any, tmp_path: Path) -> None:
+    sweep.write([study(trials=8)], tmp_path)
+    with opened(chromium, tmp_path / "sweep.html", viewport={"width": 1280, "height": 5000}) as view:
+        until(view, f"document.querySelectorAll('.js-plotly-plot .main-svg[role=img]').length === {len(FIGURES)}")
+        assert view.locator("#m0f0 .scatterlayer .point").count() > 8
+
+
+def test_the_sections_of_two_searches_stand_on_one_page() -> None:
+    first, figures = search_page.sections([study(trials=6)], prefix="ml-")
+    second, others = search_page.sections([study(trials=6, label="<i>")], prefix="books-")
+    assert [(s.id, s.title) for s in second] == [("books-summary", "Summary of the search"), ("books-m0", "<i>")]
+    assert figures
+    assert len(figures) == len(others)
+    assert not {s.id for s in first} & {s.id for s in second}
+    assert not set(figures) & set(others)
+    assert all(f'data-figure="{id}"' in first[1].body for id in figures)
 
 
 @pytest.mark.parametrize("case", FEW)

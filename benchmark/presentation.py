@@ -1,0 +1,45 @@
+"""The `report:` and `published:` blocks of an experiment: which statistics, which costs, whose numbers beside ours."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Cost = Literal["train_seconds", "ms_per_user", "trainable_parameters", "peak_memory", "energy_wh"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Report(_Strict):
+    """How the table and the report are made; no setting of it changes a run."""
+
+    together: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Experiments of a file with one name here stand in one table, a data set beside the other; "
+        "`datasets:` sets it.",
+    )
+    test: Literal["permutation", "wilcoxon"] = Field(
+        "permutation", description="Of the difference to the best baseline, paired over users."
+    )
+    correction: Literal["holm", "bh"] = Field(
+        "holm", description="For the comparisons of a column: holm bounds any false mark, bh the share of false ones."
+    )
+    significance: float = Field(0.05, gt=0, lt=1, description="Corrected p-value below which a cell is marked.")
+    costs: tuple[Cost, ...] = Field(("train_seconds", "ms_per_user"), description="Cost columns of the table.")
+    user_groups: tuple[str, ...] | None = Field(
+        None, description="Columns of the users table to part them by; all with few values when left out."
+    )
+
+
+class Published(_Strict):
+    """A row of somebody's table: shown beside ours with the difference, never ranked with it."""
+
+    model: str = Field(description="Label of our row it stands beside; another name makes a row of its own.")
+    source: str = Field(min_length=1, description="Where it is published: paper, table, address.")
+    settings: str = Field("", description="What differs from ours: split, candidates, data version.")
+    values: dict[str, float] = Field(min_length=1, description="By metric of the task, such as {ndcg@10: 0.0423}.")
+    dataset: str | None = Field(None, description="Of a file with several data sets: the one it is about.")

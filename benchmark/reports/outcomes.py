@@ -1,0 +1,188 @@
+"""Stored ranks and scores of the runs of one data set -> the values of every user, all runs over the same users."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+
+from benchmark.errors import InputError
+from benchmark.evaluation.metrics import (
+    GENERATION_METRICS,
+    Metric,
+    UserRanks,
+    mean,
+    parse_metric,
+    preference_metric,
+    ranking_metric,
+)
+from benchmark.evaluation.user_values import preference_user_values
+from benchmark.runs.record import RunRecord, RunStore
+
+Array = np.ndarray
+
+
+@dataclass
+class Outcomes:
+    """What the finished runs did for each of the U judged users, by label; averaged over seeds if nothing else is said.
+
+    Attributes:
+        metrics: those that follow from ranks or scores, in the order asked for.
+        users: (U,) raw user ids.
+        seeds: by (label, metric), the metric of each seed's run.
+        values: by (label, metric), (U,) values whose mean over users is the metric; nan where it is undefined.
+        within: by (label, metric), the mean over users of the variance of their values over the seeds; 0 of one seed.
+        targets: columns ``user`` (position in ``users``) and ``item`` (raw id): the (N,) relevant items of a ranking,
+            or the labelled rows of a preference task with ``label``; None where older records do not tell the item.
+        target_values: of a ranking, by label, (N,): the first metric of each relevant item on its own.
+        target_ranks: of a ranking, by label, (N,) 1-based mid-ranks of the first seed.
+        target_scores: of a preference task, by label and seed, the (N,) scores: probabilities where they are some.
+    """
+
+    metrics: tuple[str, ...]
+    users: pl.Series = field(default_factory=lambda: pl.Series("user", [], dtype=pl.String))
+    seeds: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    values: dict[tuple[str, str], Array] = field(default_factory=dict)
+    within: dict[tuple[str, str], float] = field(default_factory=dict)
+    targets: pl.DataFrame | None = None
+    target_values: dict[str, Array] = field(default_factory=dict)
+    target_ranks: dict[str, Array] = field(default_factory=dict)
+    target_scores: dict[str, list[Array]] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels that have a finished run, in the order of the records."""
+        return list(dict.fromkeys(label for label, _ in self.seeds))
+
+    def matrix(self, metric: str, labels: Iterable[str] | None = None) -> Array:
+        """Return (U, L) values of a metric, a column a label."""
+        return np.column_stack([self.values[label, metric] for label in (labels or self.labels)])
+
+
+def read(
+    records: Sequence[RunRecord | None], metrics: Sequence[str], kind: str, store: RunStore, targets: bool = False
+) -> Outcomes:
+    """Return the outcomes of the finished ones among ``records``.
+
+    Args:
+        records: of one experiment.
+        metrics: of the task; those that models count themselves are left out.
+        kind: of the task, ranking or preference.
+        store: holds the ranks.
+        targets: read what the relevant items tell too.
+
+    Raises:
+        InputError: runs of different protocols, which no table may hold, or ranks that cannot be read.
+    """
+    done = [r for r in records if r is not None and r.status == "finished"]
+    _of_one_protocol(done)
+    ranked = tuple(m for m in metrics if parse_metric(m).name not in GENERATION_METRICS)
+    out = Outcomes(ranked)
+    for record in done:
+        frame = store.ranks(record.key)
+        if not len(out.users):
+            out.users = frame["user"].unique(maintain_order=True)
+        frame = _placed(frame, out.users, record, done[0])
+        if kind == "ranking":
+            _add_ranking(out, record, frame, targets)
+        else:
+            _add_preference(out, record, frame, targets)
+    runs = {label: len(out.seeds[label, ranked[0]]) for label in out.labels} if ranked else {}
+    for (label, metric), values in out.values.items():
+        n = runs[label]
+        values /= n
+        squares = out.within[label, metric] / n  # mean square, so far
+        variance = (squares - _mean_square(values)) * n / max(n - 1, 1)
+        out.within[label, metric] = max(variance, 0.0) if n > 1 else 0.0
+    for label, values in out.target_values.items():
+        values /= runs[label]
+    return out
+
+
+def _of_one_protocol(records: Sequence[RunRecord]) -> None:
+    def facts(record: RunRecord) -> dict[str, object]:
+        task = {f"task.{name}": value for name, value in record.spec["task"].items()}
+        prints = {name: getattr(record, f"{name}_fingerprint") for name in ("data", "split", "candidates")}
+        return {**task, **prints, "judged users or rows": record.judged.get("test")}
+
+    for record in records[1:]:
+        for name, value in facts(record).items():
+            other = facts(records[0]).get(name)
+            if value != other:
+                raise InputError(
+                    f"runs of different protocols cannot stand in one table: {name} is {_short(other)} for "
+                    f"{records[0].label} (run {records[0].key[:8]}) and {_short(value)} for {record.label} "
+                    f"(run {record.key[:8]})"
+                )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text[:8] if len(text) == 64 else text
+
+
+def _placed(frame: pl.DataFrame, users: pl.Series, record: RunRecord, first: RunRecord) -> pl.DataFrame:
+    """Return the frame with the position of each row's user, sorted by it."""
+    places = pl.DataFrame({"user": users, "place": np.arange(len(users))})
+    placed = frame.join(places, on="user", how="left", maintain_order="left")
+    if placed["place"].null_count() or placed["place"].n_unique() != len(users):
+        raise InputError(
+            f"runs of different protocols cannot stand in one table: {record.label} (run {record.key[:8]}) was judged "
+            f"on other users than {first.label} (run {first.key[:8]})"
+        )
+    return placed if placed["place"].is_sorted() else placed.sort("place", maintain_order=True)
+
+
+def user_ranks(frame: pl.DataFrame, n_users: int) -> UserRanks:
+    """Return the ranks of a stored table with positions (``place``), sorted by them."""
+    place = frame["place"].to_numpy()
+    offsets = np.concatenate([[0], np.bincount(place, minlength=n_users).cumsum()])
+    n_candidates = frame["n_candidates"].to_numpy()[offsets[:-1]]
+    return UserRanks(frame["above"].to_numpy(), frame["ties"].to_numpy(), offsets, n_candidates)
+
+
+def _add_ranking(out: Outcomes, record: RunRecord, frame: pl.DataFrame, targets: bool) -> None:
+    if targets and "item" in frame.columns:
+        frame = frame.sort("place", "item")  # ranks are in the order of each model's own
+    ranks = user_ranks(frame, len(out.users))
+    for metric in out.metrics:
+        values = ranking_metric(parse_metric(metric), ranks)
+        _add(out, record.label, metric, mean(values), values)
+    if targets and "item" in frame.columns:
+        if out.targets is None:
+            out.targets = frame.select(user="place", item="item")
+        alone = UserRanks(
+            ranks.above, ranks.ties, np.arange(len(ranks.above) + 1), np.asarray(ranks.n_candidates)[ranks.user]
+        )
+        values = ranking_metric(parse_metric(out.metrics[0]), alone)
+        earlier = out.target_values.get(record.label)
+        out.target_values[record.label] = values if earlier is None else earlier + values
+        out.target_ranks.setdefault(record.label, ranks.midrank + 1)
+
+
+def _add_preference(out: Outcomes, record: RunRecord, frame: pl.DataFrame, targets: bool) -> None:
+    user, label = frame["place"].to_numpy(), frame["label"].to_numpy()
+    score = frame["score"].to_numpy().astype(np.float64)
+    probability = 1 / (1 + np.exp(-np.clip(score, -700, 700))) if record.probability else None
+    for metric in out.metrics:
+        parsed: Metric = parse_metric(metric)
+        _, values = preference_user_values(parsed, user, label, score, probability)
+        _add(out, record.label, metric, preference_metric(parsed, user, label, score, probability), values)
+    if targets:
+        frame = frame.select("row", "label", user="place")
+        if out.targets is None:
+            out.targets = frame
+        out.target_scores.setdefault(record.label, []).append(score if probability is None else probability)
+
+
+def _add(out: Outcomes, label: str, metric: str, seed: float, values: Array) -> None:
+    out.seeds.setdefault((label, metric), []).append(seed)
+    out.within[label, metric] = out.within.get((label, metric), 0.0) + _mean_square(values)
+    earlier = out.values.get((label, metric))
+    out.values[label, metric] = values.copy() if earlier is None else earlier + values
+
+
+def _mean_square(values: Array) -> float:
+    return mean(values**2)

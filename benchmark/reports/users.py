@@ -1,0 +1,199 @@
+"""Any two models user by user: who wins where, by how much, and example users with their history and lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from benchmark.data.batch import BatchSpec
+from benchmark.data.datamodule import RecDataModule
+from benchmark.data.schema import ITEM_ID, TITLE, USER_ID, SplitData
+from benchmark.data.split import known
+from benchmark.evaluation.metrics import higher_is_better, parse_metric
+from benchmark.evaluation.significance import bootstrap_intervals
+from benchmark.reports.segments import places
+from benchmark.reports.table import Part, p_values, title
+from benchmark.runs.record import TOP, RunStore
+
+Array = np.ndarray
+LONGEST = 15  # items of a history that are shown, the newest
+HELD_OUT = 10  # held-out items (rows) that are shown
+LISTED = 5  # of what a model ranks first
+RANDOM, MOST = 40, 400  # example users: drawn at random, and in all
+_AT_ONCE = 1 << 24  # differences of pairs held at once
+TELLING = 100  # a feature with more values, such as a zip code, tells who somebody is, not what
+_TEXT = 60  # longest feature of a user that is shown
+
+
+def compared(p: Part, split: SplitData, store: RunStore) -> dict[str, Any] | None:
+    """Return what the page shows of any two models, as JSON values; None where there are fewer than two models.
+
+    The metric is the task's first that has a value per user. In a preference task whose first metric is pooled, such
+    values are the users' shares in it (``benchmark.evaluation.user_values``).
+    """
+    outcomes = p.outcomes
+    labels = outcomes.labels
+    if len(labels) < 2 or outcomes.targets is None:
+        return None
+    metric = next((m for m in outcomes.metrics if not np.isnan(outcomes.matrix(m)).all()), None)
+    if metric is None:
+        return None
+    values = outcomes.matrix(metric)
+    higher = higher_is_better(parse_metric(metric).name)
+    pairs = list(combinations(range(len(labels)), 2))
+    chosen = _examples(values if higher else -values, pairs)
+    told = {"models": labels, "metric": title(metric), "n": len(values), **_pairs(values, pairs, higher)}
+    told["p"] = _p_values(p, metric)
+    items = _Items(split)
+    users = _users(p, split, chosen, items)
+    if p.experiment.task.kind == "ranking":
+        _lists(p, split, store, chosen, items, users)
+    for user, row in zip(users, values[chosen], strict=True):
+        user["values"] = [_rounded(v) for v in row]
+    return {**told, "items": items.titles(), "users": users}
+
+
+def _pairs(values: Array, pairs: Sequence[tuple[int, int]], higher: bool) -> dict[str, Any]:
+    """Return wins, mean differences (a - b) with interval, and their histograms, over all users."""
+    n = values.shape[1]
+    out = {name: np.zeros((n, n)) for name in ("difference", "low", "high")}
+    wins = np.zeros((n, n), np.int64)
+    span = float(np.nanmax(values) - np.nanmin(values)) or 1.0
+    edges = np.linspace(-span, span, 21)
+    histogram = {}
+    step = max(1, _AT_ONCE // len(values))
+    for start in range(0, len(pairs), step):
+        a, b = np.array(pairs[start : start + step]).T
+        difference = values[:, a] - values[:, b]
+        intervals = bootstrap_intervals(difference, n=1000)
+        mean = np.nanmean(difference, axis=0)
+        for k, (i, j) in enumerate(zip(a, b, strict=True)):
+            column = difference[:, k]
+            above, below = int((column > 0).sum()), int((column < 0).sum())
+            wins[i, j], wins[j, i] = (above, below) if higher else (below, above)
+            out["difference"][[i, j], [j, i]] = mean[k], -mean[k]
+            out["low"][[i, j], [j, i]] = intervals[k, 0], -intervals[k, 1]
+            out["high"][[i, j], [j, i]] = intervals[k, 1], -intervals[k, 0]
+            moved = column[np.isfinite(column) & (column != 0)]
+            histogram[f"{i},{j}"] = np.histogram(moved, edges)[0].tolist()
+    matrices = {name: [[_rounded(v, 5) for v in row] for row in matrix] for name, matrix in out.items()}
+    return {"wins": wins.tolist(), **matrices, "edges": [_rounded(e) for e in edges], "histogram": histogram}
+
+
+def _p_values(p: Part, metric: str) -> list[list[float | None]]:
+    """Return the p-values of all pairs, which count users and seeds; not corrected."""
+    labels = p.outcomes.labels
+    out = np.ones((len(labels), len(labels)))
+    for i in range(len(labels) - 1):
+        out[i, i + 1 :] = out[i + 1 :, i] = p_values(p, metric, labels[i + 1 :], labels[i])
+    return [[_rounded(value, 5) for value in row] for row in out]
+
+
+def _rounded(value: float, digits: int = 4) -> float | None:
+    return round(float(value), digits) if np.isfinite(value) else None
+
+
+def _examples(values: Array, pairs: Sequence[tuple[int, int]]) -> Array:
+    """Return positions of users worth a look: some at random, and where one of a pair wins most, pair by pair."""
+    rng = np.random.default_rng(0)
+    chosen = dict.fromkeys(rng.permutation(len(values))[:RANDOM].tolist())
+    each = 3 if len(pairs) <= 45 else 1
+    for i, j in pairs:
+        difference = np.nan_to_num(values[:, i] - values[:, j])
+        for gain in (difference, -difference):
+            most = np.argpartition(-gain, min(each, len(gain) - 1))[:each]
+            chosen.update(dict.fromkeys(int(u) for u in most if gain[u] > 0))
+        if len(chosen) >= MOST:
+            break
+    return np.sort(np.array(list(chosen), dtype=np.int64)[:MOST])
+
+
+class _Items:
+    """Numbers the items that are shown, in the order in which they come, and keeps their titles."""
+
+    def __init__(self, split: SplitData) -> None:
+        self.frame, self.number = split.items, dict[int, int]()
+
+    def __call__(self, items: Array) -> list[int]:
+        return [self.number.setdefault(int(item), len(self.number)) for item in items]
+
+    def titles(self) -> list[str]:
+        rows = self.frame[list(self.number)]
+        ids = rows[ITEM_ID]
+        return (rows[TITLE].fill_null(ids) if TITLE in rows.columns else ids).to_list()
+
+
+def _users(p: Part, split: SplitData, chosen: Array, items: _Items) -> list[dict[str, Any]]:
+    """Return who the chosen users are, what is known of them, and what was held out."""
+    outcomes, task = p.outcomes, p.experiment.task
+    assert outcomes.targets is not None
+    ids = outcomes.users[chosen]
+    inner = places(split.users[USER_ID], ids)
+    before = known(split, "test")
+    rows = RecDataModule(split, task, BatchSpec("pointwise", max_history=1)).rows("test")
+    row_user, stop = rows.user.numpy(), rows.stop.numpy()
+    end = np.full(split.users.height, -1)
+    end[row_user[::-1]] = stop[::-1]  # the first row's of a user, where there are several
+    telling = [n for n in split.users.columns if n != USER_ID and split.users[n].n_unique() <= TELLING]
+    about = split.users[inner].select(telling).to_dicts() if telling else [{}] * len(inner)
+    bounds = np.searchsorted(outcomes.targets["user"].to_numpy(), [chosen, chosen + 1])
+    out = []
+    for k, user in enumerate(inner):
+        start = before.offsets[user]
+        history = before.item[start : max(end[user], start)]
+        features = [(name, value) for name, value in about[k].items() if _plain(value)]
+        told = {
+            "id": ids[k],
+            "about": " · ".join(f"{name.replace('_', ' ')} {value}" for name, value in features),
+            "history": items(history[-LONGEST:]),
+            "n_history": len(history),
+        }
+        if task.kind == "ranking":
+            held = outcomes.targets["item"][bounds[0, k] : min(bounds[1, k], bounds[0, k] + HELD_OUT)]
+            told["held_out"] = items(places(split.items[ITEM_ID], held))
+            told["ranks"] = []
+            told["n_held_out"] = int(bounds[1, k] - bounds[0, k])
+        else:
+            at = np.arange(bounds[0, k], min(bounds[1, k], bounds[0, k] + HELD_OUT))
+            assert rows.candidates is not None
+            item = rows.candidates[outcomes.targets["row"].to_numpy()[at], 0].numpy()
+            label = outcomes.targets["label"].to_numpy()[at]
+            scores = np.column_stack([outcomes.target_scores[name][0][at] for name in outcomes.labels])
+            told["rows"] = [
+                {"item": number, "label": int(like > 0.5), "scores": [_rounded(v) for v in row]}
+                for number, like, row in zip(items(item), label, scores, strict=True)
+            ]
+        out.append(told)
+    return out
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, (str, int, float, bool)) and 0 < len(str(value)) <= _TEXT
+
+
+def _lists(
+    p: Part, split: SplitData, store: RunStore, chosen: Array, items: _Items, users: list[dict[str, Any]]
+) -> None:
+    """Add what each model (its first seed) ranks first, and the ranks of what was held out."""
+    outcomes = p.outcomes
+    assert outcomes.targets is not None
+    first = np.searchsorted(outcomes.targets["user"].to_numpy(), chosen)
+    ids = outcomes.users[chosen]
+    order = pl.DataFrame({"user": ids, "k": np.arange(len(ids))})
+    for user in users:
+        user["top"] = []
+    for label in outcomes.labels:
+        path = store.folder(p.finished(label)[0].key) / TOP
+        frame = pl.scan_parquet(path).filter(pl.col("rank") < LISTED, pl.col("user").is_in(ids.implode())).collect()
+        frame = frame.join(order, on="user").sort("k", "rank")
+        item = places(split.items[ITEM_ID], frame["item"])
+        bounds = np.searchsorted(frame["k"].to_numpy(), np.arange(len(ids) + 1))
+        ranks = outcomes.target_ranks[label]
+        for k, user in enumerate(users):
+            user["top"].append(items(item[bounds[k] : bounds[k + 1]]))
+            n = len(user["held_out"])
+            user["ranks"].append([round(float(r), 1) for r in ranks[first[k] : first[k] + n]])
