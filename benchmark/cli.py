@@ -285,9 +285,9 @@ def report(
     groups = _grids([chapter.part for chapter in chapters])
     alone = [[c.part] for c in chapters if not any(c.part in group for group in groups)]
     for group in [*groups, *alone]:
-        written = _publish(group, store, results, console)
+        table, folder = _publish(group, store, results, console)
         mine = [c for c in chapters if c.part in group]
-        path = page.write(mine, store, written[0].parent, str(file))
+        path = page.write(mine, table, store, folder, str(file))
         console.print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB; open it in a browser)", highlight=False)
 
 
@@ -436,8 +436,8 @@ def _load(file: Path, overrides: list[str] | None) -> list[Experiment]:
     return load_all(file, overrides or [])
 
 
-def _publish(parts: list[Any], store: Any, results: Path, console: Console, studies: Any = ()) -> list[Path]:
-    """Write and show the table of some parts, and what a sweep found; mirror both."""
+def _publish(parts: list[Any], store: Any, results: Path, console: Console, studies: Any = ()) -> tuple[Any, Path]:
+    """Write and show the table of some parts, and what a sweep found; mirror both; return it and its folder."""
     from benchmark.reports import manifest, render
     from benchmark.reports.table import build
     from benchmark.runs.mirror import log_summary, mirrors
@@ -463,7 +463,7 @@ def _publish(parts: list[Any], store: Any, results: Path, console: Console, stud
     records = {f"{r.key}.json": store.folder(r.key) / RECORD for part in parts for r in part.records if r is not None}
     log_summary(wandb, store.root / "wandb", built.name, render.shown_cells(built), figures, paths, records)
     console.print(f"written: {', '.join(map(str, paths))}", highlight=False)
-    return paths
+    return built, folder
 
 
 def _earlier_seconds(folder: Path) -> dict[str, float]:

@@ -88,7 +88,7 @@ def test_run_then_again_then_table(tiny_experiment: Path, tmp_path: Path, folder
     first = levelfield("run", tiny_experiment, *folders)
     assert first.returncode == 0, first.stderr
     table = tmp_path / "results" / "tiny" / "table.md"
-    for name in ("table.md", "table.tex", "table.csv", "manifest.json"):
+    for name in ("table.md", "table.tex", "table.csv", "table.html", "manifest.json"):
         assert (table.parent / name).is_file()
     written = {path.name: path.read_bytes() for path in table.parent.iterdir()}
     assert "popularity" in table.read_text()
@@ -97,6 +97,18 @@ def test_run_then_again_then_table(tiny_experiment: Path, tmp_path: Path, folder
     rebuilt = levelfield("table", tiny_experiment, *folders)
     assert rebuilt.returncode == 0, rebuilt.stderr
     assert {path.name: path.read_bytes() for path in table.parent.iterdir()} == written, "byte-identical when rebuilt"
+    sound = levelfield("verify", tiny_experiment, "--rerun", 1, *folders)
+    assert sound.returncode == 0, sound.stdout
+    assert "tiny: everything is as it was written" in sound.stdout
+    table.write_text(table.read_text() + "\n")
+    altered = levelfield("verify", tiny_experiment, *folders)
+    assert altered.returncode == 1
+    assert "table.md: altered since it was written" in altered.stdout
+    pages = []
+    for _ in range(2):
+        assert levelfield("report", tiny_experiment, *folders).returncode == 0
+        pages.append((table.parent / "report.html").read_bytes())
+    assert pages[0] == pages[1], "byte-identical when rebuilt"
     override = levelfield("run", tiny_experiment, "models.ease.l2=99", "--dry-run", *folders)
     assert "6 runs: 4 cached or failed, 2 to do" in override.stdout
 
@@ -106,6 +118,33 @@ def test_prepare_shows_what_each_step_dropped(tiny_experiment: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
     assert "min_rating" in done.stdout
     assert "test older than train" in done.stdout
+
+
+def test_only_some_models_are_run(tiny_experiment: Path, tmp_path: Path, folders: list[object]) -> None:
+    done = levelfield("run", tiny_experiment, "--only", "ease", *folders)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "runs").glob("*/record.json"))) == 2
+    assert "| mf | not run |" in (tmp_path / "results" / "tiny" / "table.md").read_text()
+    wrong = levelfield("run", tiny_experiment, "--only", "eese", *folders)
+    assert "--only eese: no such model in tiny; did you mean 'ease'?" in one_line(wrong)
+
+
+def test_a_grid_gets_one_table_and_one_report(tiny_experiment: Path, tmp_path: Path, folders: list[object]) -> None:
+    text = tiny_experiment.read_text(encoding="utf-8")
+    block = text[text.index("dataset:") : text.index("task:")]
+    one = f"{{source: csv, interactions: {tiny_experiment.parent}/interactions.csv"
+    sets = f"datasets:\n  all: {one}}}\n  liked: {one}, filters: {{min_rating: 4}}}}\n"
+    tiny_experiment.write_text(text.replace(block, sets), encoding="utf-8")
+    done = levelfield("run", tiny_experiment, "seeds=[0]", *folders)
+    assert done.returncode == 0, done.stderr
+    results = tmp_path / "results"
+    assert {path.name for path in results.iterdir()} == {"tiny-all", "tiny-liked", "tiny"}
+    assert "all<br>NDCG@10" in (results / "tiny" / "table.md").read_text()
+    done = levelfield("report", tiny_experiment, "seeds=[0]", *folders)
+    assert done.returncode == 0, done.stderr
+    assert [path.parent.name for path in results.glob("*/report.html")] == ["tiny"]
+    done = levelfield("verify", tiny_experiment, "seeds=[0]", *folders)
+    assert done.returncode == 0, done.stdout
 
 
 def one_line(done: Done) -> str:
@@ -121,7 +160,11 @@ def test_wrong_input_gets_one_line_and_exit_code_2(
     assert "no such file" in one_line(levelfield("run", "experiments/quikstart.yaml"))
     assert "unknown key 'seed'" in one_line(levelfield("run", tiny_experiment, "seed=[1]", *folders))
     assert "did you mean 'l2'" in one_line(levelfield("run", tiny_experiment, "models.ease.l22=1", *folders))
-    assert "no run of tiny is stored" in one_line(levelfield("table", tiny_experiment, *folders))
+    for command in ("table", "report"):
+        assert "no run of tiny is stored" in one_line(levelfield(command, tiny_experiment, *folders))
+    assert "manifest.json: no such file; first: levelfield table" in one_line(
+        levelfield("verify", tiny_experiment, *folders)
+    )
     ratings = tmp_path / "interactions.csv"
     good = ratings.read_text()
     faults = {

@@ -94,11 +94,36 @@ def test_a_fault_gets_one_line_with_file_line_key_and_nearest_name(
     assert "\n" not in message
 
 
-def test_a_model_that_cannot_do_the_task_is_refused(tiny_experiment: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"models\.ease: EASE cannot do a preference task with these settings; it does: ranking"
-    ):
-        Experiment.load(tiny_experiment, ["task.kind=preference", "task.metrics=[auc]"]).specs()
+def test_a_model_that_cannot_do_the_task_is_left_out_and_says_why(tiny_experiment: Path) -> None:
+    experiment = Experiment.load(tiny_experiment, ["task.kind=preference", "task.metrics=[auc]"])
+    assert {spec.label for spec in experiment.specs()} == {"popularity"}
+    assert experiment.unable()["ease"] == "EASE cannot do a preference task with these settings; it does: ranking"
+    alone = experiment.model_copy(update={"models": {"ease": experiment.models["ease"]}})
+    with pytest.raises(InputError, match=r"models\.ease: EASE cannot do a preference task with these settings"):
+        alone.specs()
+
+
+def test_what_is_said_of_the_report_changes_no_run(tiny_experiment: Path) -> None:
+    plain = Experiment.load(tiny_experiment).specs()
+    told = ["report={test: wilcoxon, correction: bh, costs: [peak_memory]}"]
+    told.append("published=[{model: ease, source: x, values: {auc: 0.5}}]")
+    assert [s.resolved() for s in Experiment.load(tiny_experiment, told).specs()] == [s.resolved() for s in plain]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("report.test=t-test", "report.test: found 't-test', expected one of permutation, wilcoxon"),
+        ("report.correction=bonferroni", "expected one of holm, bh"),
+        ("report.costs=[train_second]", "did you mean 'train_seconds'"),
+        ("report.significance=5", "report.significance: should be less than 1, found 5"),
+        ("report.tests=wilcoxon", "unknown key 'tests'; did you mean 'test'?"),
+    ],
+)
+def test_wrong_report_settings_are_one_line(tiny_experiment: Path, override: str, expected: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Experiment.load(tiny_experiment, [override])
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ OPTIONAL = {
     "xgboost",
     "optuna",
     "plotly",
+    "pynvml",
     "ray",
     "sqlalchemy",
 }

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
-from ruamel.yaml import YAML
 
 from benchmark.data.schema import SplitData
 from benchmark.reports import report_figures as draw
@@ -40,11 +39,12 @@ class Chapter:
     selected: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def write(chapters: Sequence[Chapter], store: RunStore, folder: Path, file: str) -> Path:
+def write(chapters: Sequence[Chapter], joined: ComparisonTable, store: RunStore, folder: Path, file: str) -> Path:
     """Write report.html under ``folder``; return its path.
 
     Args:
         chapters: one a data set; their parts read with ``targets``.
+        joined: the table of all their parts.
         store: of the runs.
         folder: of the table.
         file: the experiment file as it was given, for the commands on the page.
@@ -53,15 +53,14 @@ def write(chapters: Sequence[Chapter], store: RunStore, folder: Path, file: str)
         InputError: Plotly is not installed, or something in the store cannot be read.
     """
     path = folder / "report.html"
-    content = whole(chapters, store, file)
+    content = whole(chapters, joined, store, file)
     with whole_file(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
     return path
 
 
-def whole(chapters: Sequence[Chapter], store: RunStore, file: str) -> str:
+def whole(chapters: Sequence[Chapter], joined: ComparisonTable, store: RunStore, file: str) -> str:
     """Return the page."""
-    joined = build([c.part for c in chapters])
     sections = [Section("leaderboard", "Leaderboard", leaderboard(joined, controls=True))]
     figures: dict[str, Any] = {}
     users: dict[str, Any] = {}
@@ -111,7 +110,7 @@ def _chapter(
         ids = {told: f"{prefix}{id}-{i}" for i, told in enumerate(options)}
         figures.update({ids[told]: figure for told, figure in options.items()})
         height = max(int(f.layout.height) for f in options.values())
-        return switch(f"{prefix}{id}", heading, ids, height=height)
+        return switch(f"{prefix}{id}-figure", heading, ids, height=height)
 
     if p.outcomes.labels and metrics:
         against = {
@@ -193,7 +192,7 @@ def _runs(chapter: Chapter, file: str) -> str:
                 "error": record.error,
                 "facts": _facts(record),
                 "command": Markup(command(repeat_command(file, spec, dict(chapter.selected.get(spec.label, {}))))),
-                "spec": _yaml(record.spec),
+                "spec": json.dumps(record.spec, indent=1),
                 "files": record.files,
             }
         )
@@ -228,11 +227,3 @@ def _facts(record: RunRecord) -> dict[str, str]:
     out["Versions"] = f"Python {machine.get('python')}, {versions}"
     out["Started"] = record.started
     return {name: value for name, value in out.items() if value}
-
-
-def _yaml(value: Any) -> str:
-    out = io.StringIO()
-    yaml = YAML()
-    yaml.default_flow_style = False
-    yaml.dump(value, out)
-    return out.getvalue()

@@ -97,6 +97,7 @@ def quality_against_cost(table: ComparisonTable, metric: str, cost: str) -> Figu
             error_y={"type": "data", "array": high, "arrayminus": low, "thickness": 1, "width": 0},
             text=[row.label for row, _ in rows],
             mode="markers+text",
+            cliponaxis=False,
             textposition="top center",
             textfont={"size": 11},
             marker={"color": color, "symbol": symbol, "size": 11, "line": {"width": 1, "color": color}},
@@ -174,7 +175,8 @@ def curves(p: Part, metric: str) -> Figure | None:
         drawn += bool(records)
     if not drawn:
         return None
-    figure.update_xaxes(title_text="Epoch")
+    longest = max(len(r.curve) for label in p.experiment.models for r in p.finished(label))
+    figure.update_xaxes(title_text="Epoch", dtick=1 if longest <= 12 else None)
     return figure.update_yaxes(title_text=f"{title(metric)} (validation)").update_layout(showlegend=True)
 
 

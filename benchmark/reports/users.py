@@ -46,7 +46,8 @@ def compared(p: Part, split: SplitData, store: RunStore) -> dict[str, Any] | Non
     higher = higher_is_better(parse_metric(metric).name)
     pairs = list(combinations(range(len(labels)), 2))
     chosen = _examples(values if higher else -values, pairs)
-    told = {"models": labels, "metric": title(metric), "n": len(values), **_pairs(values, pairs, higher)}
+    n = int(np.isfinite(values).all(1).sum())
+    told = {"models": labels, "metric": title(metric), "lower": not higher, "n": n, **_pairs(values, pairs, higher)}
     told["p"] = _p_values(p, metric)
     items = _Items(split)
     users = _users(p, split, chosen, items)

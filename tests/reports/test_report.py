@@ -35,8 +35,9 @@ def test_a_page_of_real_runs(tiny_experiment: Path, tmp_path: Path) -> None:
     experiment = Experiment.load(tiny_experiment)
     store = RunStore(tmp_path / "runs")
     one = chapter(experiment, store.root)
-    page = whole([one], store, "experiment.yaml")
-    assert page == whole([one], store, "experiment.yaml"), "byte-identical when rebuilt"
+    table = build([one.part])
+    page = whole([one], table, store, "experiment.yaml")
+    assert page == whole([one], table, store, "experiment.yaml"), "byte-identical when rebuilt"
     assert sections(page) == [
         "Leaderboard", "Quality against cost", "Seeds and intervals", "Learning curves", "User segments",
         "User by user", "Runs",
@@ -54,10 +55,11 @@ def test_a_grid_is_one_page_with_a_chapter_a_data_set(tiny_experiment: Path, tmp
     block = text[text.index("dataset:") : text.index("task:")]
     tiny_experiment.write_text(text.replace(block, GRID.format(folder=tiny_experiment.parent)), encoding="utf-8")
     store = RunStore(tmp_path / "runs")
-    page = whole([chapter(e, store.root) for e in load_all(tiny_experiment)], store, "experiment.yaml")
+    chapters = [chapter(e, store.root) for e in load_all(tiny_experiment)]
+    page = whole(chapters, build([c.part for c in chapters]), store, "experiment.yaml")
     assert sections(page)[:3] == ["Leaderboard", "small: quality against cost", "small: seeds and intervals"]
     assert "liked: user by user" in sections(page)
-    ids = re.findall(r'id="([^"]+)"', page)
+    ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
 
 
@@ -91,7 +93,8 @@ def test_the_command_beside_a_run_repeats_it(tiny_experiment: Path, tmp_path: Pa
 
     experiment = Experiment.load(tiny_experiment)
     store = RunStore(tmp_path / "runs")
-    page = whole([chapter(experiment, store.root)], store, str(tiny_experiment))
+    one = chapter(experiment, store.root)
+    page = whole([one], build([one.part]), store, str(tiny_experiment))
     told = re.findall(r'data-copy="([^"]*)"', page)
     assert len(told) == 6
     words = shlex.split(told[3].replace("&#39;", "'"))  # ease, seed 1
@@ -109,7 +112,8 @@ def test_a_real_page_in_a_browser(tiny_experiment: Path, tmp_path: Path, chromiu
     experiment = Experiment.load(tiny_experiment)
     store = RunStore(tmp_path / "runs")
     path = tmp_path / "report.html"
-    path.write_text(whole([chapter(experiment, store.root)], store, "experiment.yaml"), encoding="utf-8")
+    one = chapter(experiment, store.root)
+    path.write_text(whole([one], build([one.part]), store, "experiment.yaml"), encoding="utf-8")
     with opened(chromium, path) as view:
         view.get_by_role("button", name="AUC").first.click()
         assert view.locator("#leaderboard tr.model").first.is_visible()

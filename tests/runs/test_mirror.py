@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,22 @@ from benchmark.runs import mirror
 from benchmark.runs.run import run
 
 
-def read_back(file: Path) -> tuple[list[dict[str, float]], dict[str, Any], dict[str, Any]]:
-    """Return the history, summary and config of an offline run's file, by W&B's own reader."""
+def inspected(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of an offline run's file, by W&B's own reader."""
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(file)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    yield from map(json.loads, subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
+
+
+def artifacts_of(file: Path) -> dict[str, set[str]]:
+    """Return the files of each artifact of an offline run."""
+    artifacts = [record["artifact"] for record in inspected(file) if "artifact" in record]
+    return {told["name"]: {entry["path"] for entry in told["manifest"]["contents"]} for told in artifacts}
+
+
+def read_back(file: Path) -> tuple[list[dict[str, float]], dict[str, Any], dict[str, Any]]:
+    """Return the history, summary and config of an offline run's file."""
     history, summary, config = [], {}, {}
-    for record in map(json.loads, lines):
+    for record in inspected(file):
         if "history" in record:
             history.append(record["history"]["item"])
         elif "summary" in record:

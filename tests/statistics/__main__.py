@@ -238,8 +238,8 @@ def markdown(body: dict[str, Any]) -> str:
         "## Seeds of a real model",
         "",
         f"MF of `experiments/quickstart.yaml` on MovieLens-100K, {body['seeds'][0]['seeds']} seeds: share of all pairs "
-        "of seeds that are called different at .05 by a test over users. A seed moves a model as a whole, for all users "
-        "in one direction, and no test over users can know that another would have moved it elsewhere. *Spread* is "
+        "of seeds that are called different at .05 by a test over users. A seed moves a model as a whole, for all "
+        "users in one direction, and no test over users knows that another would have moved it elsewhere. *Spread* is "
         "the standard deviation of the difference of two seeds, *s.e. by users* what the users alone make one expect "
         "of it. With one seed a mark says that these two runs differ; that the models do, only several can say.",
         "",

@@ -19,7 +19,7 @@ from benchmark.runs.run import prepare
 from benchmark.sweeps.mirror import run_id
 from benchmark.sweeps.study import OUTCOME
 from benchmark.sweeps.sweep import SweepState, search
-from tests.runs.test_mirror import read_back
+from tests.runs.test_mirror import artifacts_of, read_back
 from tests.runs.test_run import BROKEN
 from tests.sweeps.test_executors import ROOT, stored
 from tests.test_cli import levelfield
@@ -110,6 +110,12 @@ def test_the_summary_run_holds_the_table_and_the_figures(file: Path, tmp_path: P
     rows = json.loads((found.parent / "files" / summary["comparison.path"]).read_text())
     assert rows["columns"][:2] == ["Model", "NDCG@10"]
     assert [row[0] for row in rows["data"]] == ["ease", "mf"]
+    assert {"Quality against cost.path", "Seeds and intervals.path", "Learning curves.path"} <= set(summary)
+    artifacts = artifacts_of(found)
+    assert {"table.md", "table.html", "manifest.json", "sweep.md", "trials.csv"} <= artifacts["tiny-results"]
+    records = {f"{path.parent.name}.json" for path in runs.glob("*/record.json")}
+    assert artifacts["tiny-records"] <= records
+    assert len(artifacts["tiny-records"]) == 2, "the runs of the table, not the trials"
     assert {"ease: History.path", "ease: Slices.path", "mf: Parallel coordinates.path", "mf: Importance.path"} <= set(
         summary
     )
