@@ -106,7 +106,7 @@ def run(
     store = RunStore(runs)
     failed = 0
     ready = []
-    for experiment in experiments:  # everything is checked before anything runs
+    for experiment in _having(experiments, only or []):  # everything is checked before anything runs
         data = runner.prepare(experiment, runs)
         chosen, notes = _selected(experiment, data, runs, defaults, console)
         runner.plan(chosen, data, store)
@@ -324,18 +324,25 @@ def verify(
         raise typer.Exit(1)
 
 
-def _only(experiment: Experiment, labels: list[str]) -> Experiment:
-    """Return the experiment with some of its models, and those that they stand on."""
+def _having(experiments: list[Experiment], labels: list[str]) -> list[Experiment]:
+    """Return the experiments of a file that have one of the models at least; all without labels."""
     from benchmark.errors import nearest
 
+    known = {label for experiment in experiments for label in experiment.models}
     for label in labels:
-        if label not in experiment.models:
-            raise InputError(f"--only {label}: no such model in {experiment.name}{nearest(label, experiment.models)}")
+        if label not in known:
+            raise InputError(f"--only {label}: no such model in the file{nearest(label, known)}")
+    return [e for e in experiments if not labels or not e.models.keys().isdisjoint(labels)]
+
+
+def _only(experiment: Experiment, labels: list[str]) -> Experiment:
+    """Return the experiment with some of its models, and those that they stand on."""
 
     def below(spec: Any) -> set[str]:
         return {spec.label}.union(*(below(stage) for stage in spec.stages.values()))
 
-    wanted = set().union(*(below(experiment.spec(label, experiment.seeds[0])) for label in labels))
+    mine = [label for label in labels if label in experiment.models]
+    wanted = set().union(*(below(experiment.spec(label, experiment.seeds[0])) for label in mine))
     return experiment.model_copy(update={"models": {k: v for k, v in experiment.models.items() if k in wanted}})
 
 

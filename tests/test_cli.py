@@ -126,7 +126,7 @@ def test_only_some_models_are_run(tiny_experiment: Path, tmp_path: Path, folders
     assert len(list((tmp_path / "runs").glob("*/record.json"))) == 2
     assert "| mf | not run |" in (tmp_path / "results" / "tiny" / "table.md").read_text()
     wrong = levelfield("run", tiny_experiment, "--only", "eese", *folders)
-    assert "--only eese: no such model in tiny; did you mean 'ease'?" in one_line(wrong)
+    assert "--only eese: no such model in the file; did you mean 'ease'?" in one_line(wrong)
 
 
 def test_a_grid_gets_one_table_and_one_report(tiny_experiment: Path, tmp_path: Path, folders: list[object]) -> None:

@@ -30,7 +30,12 @@ def test_commands(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(ROOT)
     words = shlex.split(command)[1:]
     runs = ["--runs", tmp_path / "runs"]
-    if words[0] == "run":
+    if words[0] in ("verify", "report"):
+        done = levelfield(*words, *runs, "--results", tmp_path / "results")
+        assert done.returncode == 2
+        expected = "no run of quickstart is stored" if words[0] == "report" else "manifest.json: no such file"
+        assert expected in done.stderr
+    elif words[0] == "run":
         words += [] if "--dry-run" in words else ["--dry-run"]
         done = levelfield(*words, *runs, "--results", tmp_path / "results")
         assert done.returncode == 0, done.stderr
@@ -79,6 +84,14 @@ def test_the_search(tiny_experiment: Path) -> None:
         "peft.rank": 8,
         "trainer.max_epochs": 3,
     }
+
+
+def test_the_report_block(tiny_experiment: Path) -> None:
+    (block,) = (block for block in blocks("yaml") if block.startswith("report:"))
+    tiny_experiment.write_text(tiny_experiment.read_text().replace("[ndcg@10, auc]", "[ndcg@10, recall@20]") + block)
+    experiment = Experiment.load(tiny_experiment)
+    assert experiment.specs()
+    assert experiment.published[0].values == {"recall@20": 0.391}
 
 
 def test_the_csv_data_set(tiny_csv: Path, tiny_experiment: Path) -> None:
