@@ -54,8 +54,8 @@ def _limits(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     users = np.maximum(known.sum(0), 1)
     centre = np.sum(values, axis=0, where=known) / users
     deviation = np.where(known, values - centre, 0.0)
-    square = deviation**2
-    second, third, fourth = square.sum(0), (square * deviation).sum(0), (square**2).sum(0)
+    square = deviation * deviation
+    second, third, fourth = square.sum(0), _products(square, deviation), _products(square, square)
     few = (users <= _MANY) | (fourth > _UNEVEN * second**2)
     z = special.ndtri([(1 - level) / 2, (1 + level) / 2])[:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -105,6 +105,11 @@ def _intervals(values: np.ndarray, n: int, seed: int, level: float) -> np.ndarra
     bounds = centre + _quantiles(means, np.stack([tail, 1 - tail]))
     # a mean lies within the values; so rounding cannot widen the interval of a constant
     return np.where(some, np.clip(bounds, lowest, highest), np.nan).T
+
+
+def _products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the (M,) sums of products of (U, M) arrays, column by column."""
+    return np.einsum("um,um->m", a, b)
 
 
 def _multinomial(rng: np.random.Generator, rows: int, users: int) -> np.ndarray:
@@ -190,12 +195,13 @@ def _wilcoxon(moved: np.ndarray) -> float:
 
 def _sign_flips(difference: np.ndarray, moved: np.ndarray, n: int, seed: int) -> np.ndarray:
     """Return the (M,) p-values of the sums of (U, M) differences, 0 where a user did not move, under sign flips."""
-    m = moved.sum(0)
+    m = np.count_nonzero(moved, axis=0)
     total = difference.sum(0)
-    square = (difference**2).sum(0)
+    squares = difference * difference
+    square = squares.sum(0)
     with np.errstate(divide="ignore", invalid="ignore"):
         p = np.where(m > 0, special.erfc(np.abs(total) / np.sqrt(2 * square)), 1.0)
-        even = (difference**4).sum(0) <= _UNEVEN * square**2
+        even = _products(squares, squares) <= _UNEVEN * square**2
     every = (m > 0) & (2.0 ** np.minimum(m, 31) <= n)
     some = (m > 0) & ~every & ~((m > _MANY) & even)
     if every.any():

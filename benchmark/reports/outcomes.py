@@ -58,7 +58,7 @@ class Outcomes:
 
     def matrix(self, metric: str, labels: Iterable[str] | None = None) -> Array:
         """Return (U, L) values of a metric, a column a label."""
-        return np.column_stack([self.values[label, metric] for label in (labels or self.labels)])
+        return np.stack([self.values[label, metric] for label in (labels or self.labels)]).T
 
 
 def read(
@@ -80,11 +80,17 @@ def read(
     _of_one_protocol(done)
     ranked = tuple(m for m in metrics if parse_metric(m).name not in GENERATION_METRICS)
     out = Outcomes(ranked)
+    known: tuple[pl.Series, pl.Series] | None = None
     for record in done:
         frame = store.ranks(record.key)
         if not len(out.users):
             out.users = frame["user"].unique(maintain_order=True)
-        frame = _placed(frame, out.users, record, done[0])
+        if known is not None and frame["user"].equals(known[0]):  # as a rule: what a join would find again
+            frame = frame.with_columns(known[1])
+        else:
+            users = frame["user"]
+            frame = _placed(frame, out.users, record, done[0])
+            known = (users, frame["place"]) if frame["user"].equals(users) else known
         if kind == "ranking":
             _add_ranking(out, record, frame, targets)
         else:

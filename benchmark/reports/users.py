@@ -23,6 +23,7 @@ Array = np.ndarray
 LONGEST = 15  # items of a history that are shown, the newest
 HELD_OUT = 10  # held-out items (rows) that are shown
 LISTED = 5  # of what a model ranks first
+LOOKED_AT = 20_000  # users among whom examples are looked for
 RANDOM, MOST = 40, 400  # example users: drawn at random, and in all
 _AT_ONCE = 1 << 24  # differences of pairs held at once
 TELLING = 100  # a feature with more values, such as a zip code, tells who somebody is, not what
@@ -67,9 +68,10 @@ def _pairs(values: Array, pairs: Sequence[tuple[int, int]], higher: bool) -> dic
     edges = np.linspace(-span, span, 21)
     histogram = {}
     step = max(1, _AT_ONCE // len(values))
+    by_model = np.ascontiguousarray(values.T)
     for start in range(0, len(pairs), step):
         a, b = np.array(pairs[start : start + step]).T
-        difference = values[:, a] - values[:, b]
+        difference = (by_model[a] - by_model[b]).T
         intervals = bootstrap_intervals(difference, n=1000)
         mean = np.nanmean(difference, axis=0)
         for k, (i, j) in enumerate(zip(a, b, strict=True)):
@@ -100,14 +102,15 @@ def _rounded(value: float, digits: int = 4) -> float | None:
 
 def _examples(values: Array, pairs: Sequence[tuple[int, int]]) -> Array:
     """Return positions of users worth a look: some at random, and where one of a pair wins most, pair by pair."""
-    rng = np.random.default_rng(0)
-    chosen = dict.fromkeys(rng.permutation(len(values))[:RANDOM].tolist())
+    some = np.random.default_rng(0).permutation(len(values))[:LOOKED_AT]
+    values = np.ascontiguousarray(values[some].T)
+    chosen = dict.fromkeys(some[:RANDOM].tolist())
     each = 3 if len(pairs) <= 45 else 1
     for i, j in pairs:
-        difference = np.nan_to_num(values[:, i] - values[:, j])
+        difference = np.nan_to_num(values[i] - values[j])
         for gain in (difference, -difference):
             most = np.argpartition(-gain, min(each, len(gain) - 1))[:each]
-            chosen.update(dict.fromkeys(int(u) for u in most if gain[u] > 0))
+            chosen.update(dict.fromkeys(int(some[u]) for u in most if gain[u] > 0))
         if len(chosen) >= MOST:
             break
     return np.sort(np.array(list(chosen), dtype=np.int64)[:MOST])

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from benchmark.runs.environment import environment
 
-PARTS = ("evaluation", "models", "recbole", "zoo", "llm", "decoder", "data", "sweep", "start")
+PARTS = ("evaluation", "models", "recbole", "zoo", "llm", "decoder", "data", "sweep", "report", "start")
 FOLDER = Path(__file__).parents[2] / "results" / "bench"
 
 
