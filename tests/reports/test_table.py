@@ -118,7 +118,7 @@ def test_the_reference_is_the_best_baseline_on_validation_and_no_llm(tmp_path: P
     table = build([p])
     (legend,) = table.legend
     assert "† better, ‡ worse than mf, the baseline that is best on the validation part: p < 0.05" in legend
-    assert "paired over 200 users, Holm over 3 comparisons" in legend
+    assert "paired over 200 users, counting how much seeds move a model, Holm over 3 comparisons a column" in legend
     assert cells(table, "llm")["ndcg@10"].mark == 1
     assert cells(table, "popularity")["ndcg@10"].mark == -1
     assert cells(table, "mf")["ndcg@10"].mark == 0
@@ -127,7 +127,8 @@ def test_the_reference_is_the_best_baseline_on_validation_and_no_llm(tmp_path: P
 
 @pytest.mark.parametrize(("test", "correction"), [("permutation", "holm"), ("wilcoxon", "bh")])
 def test_the_marks_are_those_of_scipy(test: str, correction: str, tmp_path: Path) -> None:
-    p = made_part(tmp_path, FOUR, changes={"report": {"test": test, "correction": correction}}, valid={"mf": 1.0})
+    changes = {"report": {"test": test, "correction": correction}, "seeds": [0]}
+    p = made_part(tmp_path, FOUR, changes=changes, valid={"mf": 1.0})
     others = ["popularity", "ease", "llm"]
     base = p.outcomes.values["mf", "auc"]
     raw = []
@@ -149,6 +150,22 @@ def test_the_marks_are_those_of_scipy(test: str, correction: str, tmp_path: Path
     np.testing.assert_allclose(found, expected, atol=0.01 if test == "permutation" else 1e-12)
     for label, value in zip(others, expected, strict=True):
         assert (cells(table, label)["auc"].mark != 0) == (value < 0.05)
+
+
+def test_seeds_that_move_a_model_as_a_whole_take_marks_away(tmp_path: Path) -> None:
+    """The second model is better in the mean of its two seeds, and worse in one of them."""
+
+    def table(jump: float, seeds: list[int]) -> ComparisonTable:
+        frames = {"ease": lambda seed: ranks(1.0), "mf": lambda seed: ranks(1.4 + jump * (1, -1)[seed])}
+        return build([part(*stored(tmp_path / f"{jump}{len(seeds)}", frames, {"seeds": seeds}, {"ease": 1.0}))])
+
+    assert cells(table(0.0, [0, 1]), "mf")["auc"].mark == 1
+    moved = table(0.8, [0, 1])
+    assert cells(moved, "mf")["auc"].mean > cells(moved, "ease")["auc"].mean  # type: ignore[operator]
+    assert cells(moved, "mf")["auc"].mark == 0
+    alone = table(0.8, [0])
+    assert cells(alone, "mf")["auc"].mark == 1
+    assert "of one seed, which may have been lucky" in alone.legend[0]
 
 
 def test_two_runs_of_one_model_get_no_mark(tmp_path: Path) -> None:
