@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -310,16 +311,20 @@ def verify(
     1.
     """
     console = _console()
-    from benchmark.reports.verify import check, show
+    from benchmark.reports.verify import check, check_files, show
     from benchmark.runs.record import RunStore
     from benchmark.runs.run import prepare
 
     store, faults = RunStore(runs), 0
-    for experiment in _load(file, overrides):
+    experiments = _load(file, overrides)
+    for experiment in experiments:
         data = prepare(experiment, runs)
         chosen, _ = _selected(experiment, data, runs, defaults, console)
         found = check(chosen, data, store, results / experiment.name, rerun, seed, tolerance, console)
         faults += show(experiment.name, found, console)
+    together = [e.report.together for e in experiments if e.report.together]
+    for name in sorted({name for name in together if together.count(name) > 1}):
+        faults += show(name, check_files(results / name), console)
     if faults:
         raise typer.Exit(1)
 
@@ -460,7 +465,8 @@ def _publish(parts: list[Any], store: Any, results: Path, console: Console, stud
     if mirrors(wandb):
         from benchmark.reports.report import figures_of
 
-        figures = figures_of(parts)
+        with contextlib.suppress(InputError):  # without Plotly the mirror has no figures
+            figures = figures_of(parts)
     if studies:
         from benchmark.reports import sweep as found
 

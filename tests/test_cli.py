@@ -145,6 +145,10 @@ def test_a_grid_gets_one_table_and_one_report(tiny_experiment: Path, tmp_path: P
     assert [path.parent.name for path in results.glob("*/report.html")] == ["tiny"]
     done = levelfield("verify", tiny_experiment, "seeds=[0]", *folders)
     assert done.returncode == 0, done.stdout
+    (results / "tiny" / "table.md").write_text("better")
+    done = levelfield("verify", tiny_experiment, "seeds=[0]", *folders)
+    assert done.returncode == 1
+    assert "table.md: altered since it was written" in done.stdout
 
 
 def one_line(done: Done) -> str:

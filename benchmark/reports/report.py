@@ -81,7 +81,8 @@ def figures_of(parts: Sequence[Part]) -> dict[str, Any]:
         metric = p.outcomes.metrics[0] if p.outcomes.metrics else None
         if metric is None or not p.outcomes.labels:
             continue
-        for cost in p.experiment.report.costs[:1]:
+        known = [c for c in p.experiment.report.costs if any(cell.mean is not None for cell in one.column(c))]
+        for cost in known[:1]:
             out[f"{several}Quality against cost"] = draw.quality_against_cost(one, metric, cost)
         out[f"{several}Seeds and intervals"] = draw.seeds(p, one, metric)
         if (curve := draw.curves(p, metric)) is not None:

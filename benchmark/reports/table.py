@@ -367,6 +367,8 @@ def _legend(p: Part, dataset: str, reference: str | None, by_label: Mapping[str,
     if reference is None or compared < 1:
         return []
     how = "sign-flip permutation test" if settings.test == "permutation" else "Wilcoxon's signed-rank test"
+    if settings.test == "wilcoxon" and p.experiment.task.kind != "ranking":
+        how += " (of metrics that are no mean over users, a sign-flip permutation test)"
     correction = {"holm": "Holm", "bh": "Benjamini-Hochberg"}[settings.correction]
     seeds = (
         "counting how much seeds move a model"

@@ -78,6 +78,15 @@ def check(
     return out
 
 
+def check_files(folder: Path) -> list[Finding]:
+    """Return what was found of the files of a table alone, such as one of several data sets, each checked by itself.
+
+    Raises:
+        InputError: there is no manifest.
+    """
+    return _files(manifests.read(folder), folder)
+
+
 def show(name: str, found: Sequence[Finding], console: Console) -> int:
     """Print the findings, one line each; return the number of faults."""
     faults = [f for f in found if f.fault]
