@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,7 +109,7 @@ def run(
     ready = []
     for experiment in _having(experiments, only or []):  # everything is checked before anything runs
         data = runner.prepare(experiment, runs)
-        chosen, notes = _selected(experiment, data, runs, defaults, console)
+        chosen, notes, _ = _selected(experiment, data, runs, defaults, console)
         runner.plan(chosen, data, store)
         few = _only(chosen, only) if only else chosen
         ready.append((few, data, runner.plan(few, data, store), notes, chosen))
@@ -141,7 +141,7 @@ def run(
     if dry_run:
         return
     _publish_grids(parts, store, results, console)
-    name = experiments[0].name
+    name = experiments[0].report.together or experiments[0].name
     console.print("what to do next:")
     console.print(f"  read the table      {results / name / 'table.md'} (.html, .tex, .csv beside it)", highlight=False)
     console.print(f"  look at everything  levelfield report {file}", highlight=False)
@@ -254,7 +254,7 @@ def table(
     from benchmark.runs.record import RunStore
 
     store, parts = RunStore(runs), []
-    for experiment, _, records, notes in _stored(file, overrides, runs, defaults, console):
+    for experiment, _, records, notes, _ in _stored(file, overrides, runs, defaults, console):
         parts.append(_part(experiment, records, store, notes))
         _publish(parts[-1:], store, results, console)
     _publish_grids(parts, store, results, console)
@@ -275,20 +275,30 @@ def report(
     user with examples, and every run with the command that repeats it. The tables are rebuilt with it.
     """
     console = _console()
+    from benchmark.experiment import grids
     from benchmark.reports import report as page
+    from benchmark.reports.table import build
     from benchmark.runs.record import RunStore
 
     store, chapters = RunStore(runs), []
-    for experiment, data, records, notes in _stored(file, overrides, runs, defaults, console):
-        studies, selected = _found(experiment, data, runs, storage) if not defaults else ([], {})
+    for experiment, data, records, notes, values in _stored(file, overrides, runs, defaults, console):
         part = _part(experiment, records, store, notes, targets=True)
-        chapters.append(page.Chapter(part, data.split, studies, selected))
-    groups = _grids([chapter.part for chapter in chapters])
-    alone = [[c.part] for c in chapters if not any(c.part in group for group in groups)]
-    for group in [*groups, *alone]:
-        table, folder = _publish(group, store, results, console)
-        mine = [c for c in chapters if c.part in group]
-        path = page.write(mine, table, store, folder, str(file))
+        studies = _studies(experiment, data, runs, storage) if values else []
+        chapters.append(page.Chapter(part, data.split, studies, values, str(file), overrides or ()))
+    by_name = {chapter.part.experiment.name: chapter for chapter in chapters}
+    groups = [[by_name[e.name] for e in group] for group in grids([c.part.experiment for c in chapters])]
+    joined = {id(chapter) for group in groups for chapter in group}
+    pages = []
+    for group in [*groups, *([chapter] for chapter in chapters if id(chapter) not in joined)]:
+        table = build([chapter.part for chapter in group])
+        pages.append((group, page.whole(group, table, store)))  # nothing is written before all can be
+    for chapter in chapters:
+        _publish([chapter.part], store, results, console)
+    for group, content in pages:
+        folder = results / group[0].part.experiment.name
+        if len(group) > 1:
+            folder = _publish([chapter.part for chapter in group], store, results, console)
+        path = page.write(content, folder)
         console.print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB; open it in a browser)", highlight=False)
 
 
@@ -311,20 +321,24 @@ def verify(
     1.
     """
     console = _console()
-    from benchmark.reports.verify import check, check_files, show
+    from benchmark.experiment import grids
+    from benchmark.reports.verify import check, check_joint, show
     from benchmark.runs.record import RunStore
     from benchmark.runs.run import prepare
 
-    store, faults = RunStore(runs), 0
+    store, faults, parts = RunStore(runs), 0, dict[str, Any]()
     experiments = _load(file, overrides)
     for experiment in experiments:
         data = prepare(experiment, runs)
-        chosen, _ = _selected(experiment, data, runs, defaults, console)
-        found = check(chosen, data, store, results / experiment.name, rerun, seed, tolerance, console)
+        chosen, notes, _ = _selected(experiment, data, runs, defaults, console)
+        folder = results / experiment.name
+        found, parts[experiment.name] = check(chosen, data, store, folder, notes, rerun, seed, tolerance, console)
         faults += show(experiment.name, found, console)
-    together = [e.report.together for e in experiments if e.report.together]
-    for name in sorted({name for name in together if together.count(name) > 1}):
-        faults += show(name, check_files(results / name), console)
+    for group in grids(experiments):
+        made = [parts[e.name] for e in group]
+        if all(made):  # else its records are at fault, which has been said
+            name = str(group[0].report.together)
+            faults += show(name, check_joint(made, results / name), console)
     if faults:
         raise typer.Exit(1)
 
@@ -353,20 +367,20 @@ def _only(experiment: Experiment, labels: list[str]) -> Experiment:
 
 def _stored(
     file: Path, overrides: list[str] | None, runs: Path, defaults: bool, console: Console
-) -> Iterator[tuple[Experiment, Any, list[Any], dict[str, str]]]:
-    """Yield each experiment of a file with its data, what is stored of its runs, and the notes under the table."""
+) -> Iterator[tuple[Experiment, Any, list[Any], dict[str, str], dict[str, Any]]]:
+    """Yield each experiment of a file, its data, what is stored of its runs, and what `_selected` tells."""
     from benchmark.runs.record import RunStore
     from benchmark.runs.run import prepare, stored
 
     for experiment in _load(file, overrides):
         data, store = prepare(experiment, runs), RunStore(runs)
-        chosen, notes = _selected(experiment, data, runs, defaults, console)
+        chosen, notes, values = _selected(experiment, data, runs, defaults, console)
         records = stored(chosen, data, store)
         if not any(records):
             raise InputError(
                 f"{file}: no run of {experiment.name} is stored under {runs}/; first: levelfield run {file}"
             )
-        yield chosen, data, records, notes
+        yield chosen, data, records, notes, values
 
 
 def _part(experiment: Experiment, records: Any, store: Any, notes: dict[str, str], targets: bool = False) -> Any:
@@ -375,29 +389,20 @@ def _part(experiment: Experiment, records: Any, store: Any, notes: dict[str, str
     return part(experiment, records, store, notes, targets)
 
 
-def _grids(parts: list[Any]) -> list[list[Any]]:
-    """Return the parts that stand in one table, a list a table."""
-    groups: dict[str, list[Any]] = {}
-    for part in parts:
-        if part.experiment.report.together:
-            groups.setdefault(part.experiment.report.together, []).append(part)
-    return [group for group in groups.values() if len(group) > 1]
-
-
 def _publish_grids(parts: list[Any], store: Any, results: Path, console: Console) -> None:
-    for group in _grids(parts):
-        _publish(group, store, results, console)
+    from benchmark.experiment import grids
+
+    by_name = {part.experiment.name: part for part in parts}
+    for group in grids([part.experiment for part in parts]):
+        _publish([by_name[e.name] for e in group], store, results, console)
 
 
-def _found(experiment: Experiment, data: Any, runs: Path, storage: str | None) -> tuple[list[Any], dict[str, Any]]:
-    """Return the finished studies of an experiment and, by label and path, what they chose."""
-    if not any(m.search for m in experiment.models.values()):
-        return [], {}
-    from benchmark.sweeps.sweep import begun, with_selections
+def _studies(experiment: Experiment, data: Any, runs: Path, storage: str | None) -> list[Any]:
+    """Return what the finished studies of an experiment found."""
+    from benchmark.sweeps.sweep import begun
 
-    _, selections = with_selections(experiment, data, runs)
-    studies = [s for s in begun(experiment, data.fingerprint, runs, storage).values() if s is not None and s.finished]
-    return [study.snapshot() for study in studies], {s.label: s.values for s in selections}
+    studies = begun(experiment, data.fingerprint, runs, storage)
+    return [study.snapshot() for study in studies.values() if study is not None and study.finished]
 
 
 def _check_executor(executor: str, workers: int | None, address: str | None) -> None:
@@ -419,10 +424,10 @@ def _workers(job: Any, executor: str, workers: int | None, address: str | None) 
 
 def _selected(
     experiment: Experiment, data: Any, runs: Path, defaults: bool, console: Console
-) -> tuple[Experiment, dict[str, str]]:
-    """Return the experiment with what a finished sweep of it selected, and the notes under the table."""
+) -> tuple[Experiment, dict[str, str], dict[str, Any]]:
+    """Return the experiment with what a finished sweep of it selected, the notes under the table, and the values."""
     if defaults or not any(m.search for m in experiment.models.values()):
-        return experiment, {}
+        return experiment, {}, {}
     from benchmark.sweeps.sweep import with_selections
 
     chosen, found = with_selections(experiment, data, runs)
@@ -431,7 +436,7 @@ def _selected(
         console.print(f"as selected by the sweep: {', '.join(s.label for s in found)} (--defaults for the file's own)")
     if missing := [label for label in searched if label not in {s.label for s in found}]:
         console.print(f"not tuned yet, the file's own parameters: {', '.join(missing)} (levelfield sweep tunes them)")
-    return chosen, {s.label: s.note() for s in found}
+    return chosen, {s.label: s.note() for s in found}, {s.label: s.values for s in found}
 
 
 def _console() -> Console:
@@ -448,8 +453,8 @@ def _load(file: Path, overrides: list[str] | None) -> list[Experiment]:
     return load_all(file, overrides or [])
 
 
-def _publish(parts: list[Any], store: Any, results: Path, console: Console, studies: Any = ()) -> tuple[Any, Path]:
-    """Write and show the table of some parts, and what a sweep found; mirror both; return it and its folder."""
+def _publish(parts: list[Any], store: Any, results: Path, console: Console, studies: Any = ()) -> Path:
+    """Write and show the table of some parts, and what a sweep found; mirror both; return their folder."""
     from benchmark.reports import manifest, render
     from benchmark.reports.table import build
     from benchmark.runs.mirror import log_summary, mirrors
@@ -462,11 +467,10 @@ def _publish(parts: list[Any], store: Any, results: Path, console: Console, stud
     paths.append(manifest.write(manifest.build(built, parts, store, paths), folder))
     figures: dict[str, Any] = {}
     wandb = parts[0].experiment.tracking.wandb
-    if mirrors(wandb):
+    if mirrors(wandb) and find_spec("plotly"):  # without it the mirror has no figures
         from benchmark.reports.report import figures_of
 
-        with contextlib.suppress(InputError):  # without Plotly the mirror has no figures
-            figures = figures_of(parts)
+        figures = figures_of(parts)
     if studies:
         from benchmark.reports import sweep as found
 
@@ -476,7 +480,7 @@ def _publish(parts: list[Any], store: Any, results: Path, console: Console, stud
     records = {f"{r.key}.json": store.folder(r.key) / RECORD for part in parts for r in part.records if r is not None}
     log_summary(wandb, store.root / "wandb", built.name, render.shown_cells(built), figures, paths, records)
     console.print(f"written: {', '.join(map(str, paths))}", highlight=False)
-    return built, folder
+    return folder
 
 
 def _earlier_seconds(folder: Path) -> dict[str, float]:

@@ -138,6 +138,18 @@ class Experiment(_Strict):
             raise ValueError("a seed stands twice; it would be counted twice")
         return seeds
 
+    @field_validator("task")
+    @classmethod
+    def _metrics_once(cls, task: Task) -> Task:
+        if len(set(task.metrics)) < len(task.metrics):
+            raise ValueError(f"metrics: '{max(task.metrics, key=task.metrics.count)}' stands twice")
+        return task
+
+    @property
+    def part(self) -> str:
+        """What the data set is called in a table of several."""
+        return self.name.removeprefix(f"{self.report.together}-") if self.report.together else self.name
+
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         """Read a file that holds one experiment.
@@ -418,7 +430,49 @@ def load_all(path: str | Path, overrides: Sequence[str] = ()) -> list[Experiment
     names = [e.name for e in experiments]
     if len(set(names)) < len(names):
         raise InputError(f"{path}: two experiments have the name '{max(names, key=names.count)}'")
+    for group in grids(experiments):
+        try:
+            check_together(group)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        if (together := group[0].report.together) in names:
+            raise InputError(f"{path}: report.together: '{together}' is the name of an experiment too")
     return experiments
+
+
+def grids(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
+    """Return the experiments that stand in one table, a list a table; none of those that stand alone."""
+    groups: dict[str, list[Experiment]] = {}
+    for experiment in experiments:
+        if experiment.report.together:
+            groups.setdefault(experiment.report.together, []).append(experiment)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def check_together(experiments: Sequence[Experiment]) -> None:
+    """Check that experiments are of one protocol and can stand in one table.
+
+    Raises:
+        InputError: one line that names the difference.
+    """
+
+    def facts(experiment: Experiment) -> dict[str, Any]:
+        task = {f"task.{key}": value for key, value in experiment.task.model_dump(mode="json").items()}
+        return {**task, "seeds": experiment.seeds, "split_seed": experiment.split_seed}
+
+    def shown(value: Any) -> str:
+        return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+
+    first, parts = experiments[0], [e.part for e in experiments]
+    if len(set(parts)) < len(parts):
+        raise InputError(f"report.together: two data sets would be called '{max(parts, key=parts.count)}' in the table")
+    for other in experiments[1:]:
+        for key, value in facts(first).items():
+            if value != facts(other)[key]:
+                raise InputError(
+                    f"report.together: {first.name} and {other.name} cannot stand in one table: {key} is "
+                    f"{shown(value)} in the one and {shown(facts(other)[key])} in the other"
+                )
 
 
 def _grid(plain: dict[str, Any], path: Path) -> list[dict[str, Any]]:

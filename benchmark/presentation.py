@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
 Cost = Literal["train_seconds", "ms_per_user", "trainable_parameters", "peak_memory", "energy_wh"]
 
@@ -34,6 +34,13 @@ class Report(_Strict):
         None, description="Columns of the users table to part them by; all with few values when left out."
     )
 
+    @field_validator("costs")
+    @classmethod
+    def _once(cls, costs: tuple[Cost, ...]) -> tuple[Cost, ...]:
+        if len(set(costs)) < len(costs):
+            raise ValueError(f"'{max(costs, key=costs.count)}' stands twice")
+        return costs
+
 
 class Published(_Strict):
     """A row of somebody's table: shown beside ours with the difference, never ranked with it."""
@@ -41,5 +48,7 @@ class Published(_Strict):
     model: str = Field(description="Label of our row it stands beside; another name makes a row of its own.")
     source: str = Field(min_length=1, description="Where it is published: paper, table, address.")
     settings: str = Field("", description="What differs from ours: split, candidates, data version.")
-    values: dict[str, float] = Field(min_length=1, description="By metric of the task, such as {ndcg@10: 0.0423}.")
+    values: dict[str, FiniteFloat] = Field(
+        min_length=1, description="By metric of the task, such as {ndcg@10: 0.0423}."
+    )
     dataset: str | None = Field(None, description="Of a file with several data sets: the one it is about.")

@@ -110,9 +110,28 @@ def test_what_is_said_of_the_report_changes_no_run(tiny_experiment: Path) -> Non
     assert [s.resolved() for s in Experiment.load(tiny_experiment, told).specs()] == [s.resolved() for s in plain]
 
 
+def test_what_cannot_stand_together_is_said_when_the_file_is_loaded(tiny_experiment: Path) -> None:
+    text = tiny_experiment.read_text(encoding="utf-8") + "report: {together: both}\n"
+    two = text.replace("name: tiny", "name: both-x"), text.replace("name: tiny", "name: x")
+    other = text.replace("name: tiny", "name: y").replace("seeds: [0, 1]", "seeds: [0]")
+    for documents, expected in (
+        ([*two], "two data sets would be called 'x' in the table"),
+        (
+            [two[0], other],
+            r"both-x and y cannot stand in one table: seeds is \(0, 1\) in the one and \(0,\) in the other",
+        ),
+        ([two[0].replace("both-x", "both"), two[1]], "'both' is the name of an experiment too"),
+    ):
+        tiny_experiment.write_text("---\n".join(documents), encoding="utf-8")
+        with pytest.raises(InputError, match=f"experiment.yaml: report.together: {expected}"):
+            load_all(tiny_experiment)
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
+        ("task.metrics=[auc, auc]", "metrics: 'auc' stands twice"),
+        ("report.costs=[peak_memory, peak_memory]", "'peak_memory' stands twice"),
         ("report.test=t-test", "report.test: found 't-test', expected one of permutation, wilcoxon"),
         ("report.correction=bonferroni", "expected one of holm, bh"),
         ("report.costs=[train_second]", "did you mean 'train_seconds'"),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from benchmark.errors import InputError
 from benchmark.experiment import RunSpec
@@ -16,43 +19,97 @@ from benchmark.runs.record import RECORD, RunStore, whole_file
 MANIFEST = "manifest.json"
 
 
+class RunEntry(BaseModel):
+    """What a manifest must say of a run to be checked; it says more."""
+
+    model_config = ConfigDict(extra="allow")
+
+    rows: list[tuple[str, str, int]]  # (experiment, model, seed): one run may stand in several rows
+    status: str
+    spec: dict[str, Any]
+    data: str
+    split: str
+    candidates: str
+    test: dict[str, float | None]
+    record: str
+    files: dict[str, str]
+
+
+class Manifest(BaseModel):
+    """A read manifest."""
+
+    name: str
+    protocols: list[str]
+    cells: list[dict[str, Any]]
+    runs: dict[str, RunEntry]
+    files: dict[str, str]
+
+    @field_validator("files")
+    @classmethod
+    def _plain_names(cls, files: dict[str, str]) -> dict[str, str]:
+        for name in files:
+            if Path(name).name != name:
+                raise ValueError(f"'{name}' is not the name of a file beside it")
+        return files
+
+
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def repeat_command(file: str, spec: RunSpec, values: dict[str, Any]) -> str:
+def repeat_command(
+    file: str, overrides: Sequence[str], spec: RunSpec, selected: Mapping[str, Mapping[str, Any]]
+) -> str:
     """Return the command that computes one run anew, in folders of its own.
 
     Args:
-        file: the experiment file, as it was given.
+        file, overrides: the experiment, as it was given.
         spec: of the run.
-        values: hyper-parameters that a sweep selected, by path; the file does not say them.
+        selected: by label and path, the hyper-parameters that a sweep selected; the file does not say them.
     """
-    chosen = "".join(f" 'models.{spec.label}.{path}={_yaml(value)}'" for path, value in values.items())
-    return (
-        f"levelfield run {file} --only {spec.label} 'seeds=[{spec.seed}]'{chosen} --defaults "
-        "--runs repeated/runs --results repeated/results"
-    )
+    used = {spec.label}
+
+    def below(stages: Mapping[str, RunSpec]) -> None:
+        for stage in stages.values():
+            used.add(stage.label)
+            below(stage.stages)
+
+    below(spec.stages)
+    chosen = [f"models.{m}.{path}={json.dumps(v)}" for m in sorted(used) for path, v in selected.get(m, {}).items()]
+    words = ["levelfield", "run", file, *overrides, f"seeds=[{spec.seed}]", *chosen, "--only", spec.label, "--defaults"]
+    return shlex.join([*words, "--runs", "repeated/runs", "--results", "repeated/results"])
 
 
-def _yaml(value: Any) -> str:
-    return json.dumps(value)
+def cells(table: ComparisonTable, parts: Sequence[Part]) -> list[dict[str, Any]]:
+    """Return every metric and cost cell with its numbers and the keys of its runs."""
+    out = []
+    for p in parts:
+        for label, records in p.by_label.items():
+            keys = [record.key for record in records if record is not None]
+            row = next(row for row in table.rows if row.label == label)
+            for column, cell in zip(table.columns, row.cells, strict=True):
+                if column.dataset in ("", p.dataset) and column.kind in ("metric", "cost"):
+                    told = {"mean": cell.mean, "sd": cell.sd, "low": cell.low, "high": cell.high, "p": cell.p}
+                    known = {name: value for name, value in told.items() if value is not None}
+                    where = {"dataset": p.dataset, "model": label, "column": column.name, "runs": keys}
+                    out.append({**where, **known, **({"reason": cell.reason} if cell.reason else {})})
+    return out
 
 
 def build(table: ComparisonTable, parts: Sequence[Part], store: RunStore, files: Sequence[Path]) -> dict[str, Any]:
     """Return the manifest of a written table as JSON values."""
     runs: dict[str, Any] = {}
-    cells = []
     for p in parts:
         for label, records in p.by_label.items():
-            keys = []
             for record in records:
                 if record is None:
                     continue
-                keys.append(record.key)
+                if record.key in runs:  # one configuration under two labels
+                    runs[record.key]["rows"].append([p.experiment.name, label, record.seed])
+                    continue
                 runs[record.key] = {
-                    "experiment": p.experiment.name,
+                    "rows": [[p.experiment.name, label, record.seed]],
                     "model": label,
                     "seed": record.seed,
                     "status": record.status,
@@ -71,15 +128,14 @@ def build(table: ComparisonTable, parts: Sequence[Part], store: RunStore, files:
                     "files": record.files,
                     "environment": record.environment,
                 }
-            row = next(row for row in table.rows if row.label == label)
-            for column, cell in zip(table.columns, row.cells, strict=True):
-                if column.dataset in ("", p.dataset) and column.kind in ("metric", "cost"):
-                    told = {"mean": cell.mean, "sd": cell.sd, "low": cell.low, "high": cell.high, "p": cell.p}
-                    known = {name: value for name, value in told.items() if value is not None}
-                    where = {"dataset": p.dataset, "model": label, "column": column.name, "runs": keys}
-                    cells.append({**where, **known, **({"reason": cell.reason} if cell.reason else {})})
     written = {path.name: sha256(path) for path in files}
-    return {"name": table.name, "protocols": list(table.protocols), "cells": cells, "runs": runs, "files": written}
+    return {
+        "name": table.name,
+        "protocols": list(table.protocols),
+        "cells": cells(table, parts),
+        "runs": runs,
+        "files": written,
+    }
 
 
 def write(manifest: dict[str, Any], folder: Path) -> Path:
@@ -90,7 +146,7 @@ def write(manifest: dict[str, Any], folder: Path) -> Path:
     return path
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read(folder: Path) -> Manifest:
     """Return a written manifest.
 
     Raises:
@@ -98,11 +154,14 @@ def read(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(found[key], kind) for key, kind in (("cells", list), ("runs", dict), ("files", dict))):
-            raise ValueError("cells, runs or files are not what they should be")
+        return Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; first: levelfield table FILE") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a manifest ({error}); write it again: levelfield table FILE") from None
-    return found
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"])) or "the file"
+        raise InputError(
+            f"{path}: not a manifest: {where}: {fault['msg']}; write it again: levelfield table FILE"
+        ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
@@ -109,8 +110,14 @@ def markdown(table: ComparisonTable) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" + " ---: |" * (len(heads) - 1)]
     for group, rows in _by_group(table):
         lines.append(f"| *{group}* |" + " |" * (len(heads) - 1))
-        lines += ["| " + " | ".join([row.label, *_cells(table, row, style)]) + " |" for row in rows]
-    return "\n".join([*lines, "", *table.protocols, *(f"- {note}" for note in (*table.legend, *table.notes)), ""])
+        lines += ["| " + " | ".join([_escaped(row.label), *_cells(table, row, style)]) + " |" for row in rows]
+    protocols = table.protocols if len(table.protocols) == 1 else [f"- {line}" for line in table.protocols]
+    notes = [f"- {_escaped(note)}" for note in (*table.legend, *table.notes)]
+    return "\n".join([*lines, "", *protocols, *notes, ""])
+
+
+def _escaped(value: str) -> str:
+    return re.sub(r"([\\`*<|\[])", r"\\\1", " ".join(value.split()))
 
 
 _LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
@@ -162,7 +169,7 @@ def latex(table: ComparisonTable) -> str:
 
 
 def comma_separated(table: ComparisonTable) -> str:
-    """Return one line a (model, column): full precision, s.d., interval, corrected p-value, runs, reason."""
+    """Return one line a (model, column): six decimals, s.d., interval, corrected p-value, finished runs, reason."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["model", "group", "dataset", "column", "kind", "mean", "sd", "low", "high", "p", "runs", "reason"])
@@ -171,24 +178,29 @@ def comma_separated(table: ComparisonTable) -> str:
             numbers = (cell.mean, cell.sd, cell.low, cell.high, cell.p)
             values = ["" if v is None else repr(round(v, 6)) for v in numbers]
             where = [row.label, row.group, column.dataset, column.name, column.kind]
-            writer.writerow([*where, *values, len(row.keys), cell.reason])
+            writer.writerow([*where, *values, cell.n, cell.reason])
     return out.getvalue()
 
 
-def write(table: ComparisonTable, folder: Path) -> list[Path]:
-    """Write table.md, table.tex, table.csv and table.html under ``folder``; return their paths."""
+def contents(table: ComparisonTable) -> dict[str, str]:
+    """Return the files of a table by name: table.md, table.tex, table.csv and table.html."""
     from benchmark.reports.leaderboard import document
 
-    contents = {
+    return {
         "table.md": markdown(table),
         "table.tex": latex(table),
         "table.csv": comma_separated(table),
         "table.html": document(table),
     }
-    for name, content in contents.items():
+
+
+def write(table: ComparisonTable, folder: Path) -> list[Path]:
+    """Write the files of a table under ``folder``; return their paths."""
+    files = contents(table)
+    for name, content in files.items():
         with whole_file(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
-    return [folder / name for name in contents]
+    return [folder / name for name in files]
 
 
 def show(table: ComparisonTable, console: Console) -> None:

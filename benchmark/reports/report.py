@@ -17,7 +17,7 @@ from benchmark.reports.manifest import repeat_command
 from benchmark.reports.page import Section, command, filled, page, placeholder, switch, table
 from benchmark.reports.render import number, text
 from benchmark.reports.segments import Segmentation, segmentations
-from benchmark.reports.table import COSTS, Cell, ComparisonTable, Part, build, reference_of, title
+from benchmark.reports.table import COSTS, LLM, Cell, ComparisonTable, Part, build, reference_of, title
 from benchmark.reports.users import compared
 from benchmark.reports.users_page import users_section
 from benchmark.runs.record import RunRecord, RunStore, whole_file
@@ -30,44 +30,44 @@ if TYPE_CHECKING:
 class Chapter:
     """What the page tells of one data set: its part of the table, its data, its finished searches.
 
-    ``selected`` holds, by label and path, the hyper-parameters that a sweep chose.
+    ``selected`` holds, by label and path, the hyper-parameters that a sweep chose; ``file`` and
+    ``overrides`` are the experiment as it was given, for the commands on the page.
     """
 
     part: Part
     split: SplitData
     studies: Sequence[optuna.Study] = ()
     selected: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    file: str = "FILE"
+    overrides: Sequence[str] = ()
 
 
-def write(chapters: Sequence[Chapter], joined: ComparisonTable, store: RunStore, folder: Path, file: str) -> Path:
-    """Write report.html under ``folder``; return its path.
+def write(page: str, folder: Path) -> Path:
+    """Write report.html under ``folder``; return its path."""
+    path = folder / "report.html"
+    with whole_file(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+def whole(chapters: Sequence[Chapter], joined: ComparisonTable, store: RunStore) -> str:
+    """Return the page.
 
     Args:
         chapters: one a data set; their parts read with ``targets``.
         joined: the table of all their parts.
         store: of the runs.
-        folder: of the table.
-        file: the experiment file as it was given, for the commands on the page.
 
     Raises:
         InputError: Plotly is not installed, or something in the store cannot be read.
     """
-    path = folder / "report.html"
-    content = whole(chapters, joined, store, file)
-    with whole_file(path) as temporary:
-        temporary.write_text(content, encoding="utf-8")
-    return path
-
-
-def whole(chapters: Sequence[Chapter], joined: ComparisonTable, store: RunStore, file: str) -> str:
-    """Return the page."""
     sections = [Section("leaderboard", "Leaderboard", leaderboard(joined, controls=True))]
     figures: dict[str, Any] = {}
     users: dict[str, Any] = {}
     for i, chapter in enumerate(chapters):
         several = chapter.part.dataset if len(chapters) > 1 else ""
         one = joined if len(chapters) == 1 else build([chapter.part])
-        sections += _chapter(chapter, one, store, file, f"d{i}" if several else "", several, figures, users)
+        sections += _chapter(chapter, one, store, f"d{i}" if several else "", several, figures, users)
     experiment = chapters[0].part.experiment
     intro = str(Markup("<p>{}</p>").format(experiment.description)) if experiment.description else ""
     return page(joined.name, sections, figures, {"users": users} if users else {}, intro)
@@ -94,7 +94,6 @@ def _chapter(
     chapter: Chapter,
     one: ComparisonTable,
     store: RunStore,
-    file: str,
     prefix: str,
     name: str,
     figures: dict[str, Any],
@@ -145,16 +144,16 @@ def _chapter(
     if (told := compared(p, chapter.split, store)) is not None:
         id = f"{prefix}users"
         users[id] = told
-        reference = reference_of(p) or ""
-        section("users", "User by user", users_section(id, told["models"], told["metric"], *_first_pair(p, reference)))
-    section("runs", "Runs", _runs(chapter, file))
+        section("users", "User by user", users_section(id, told["models"], told["metric"], *_first_pair(p)))
+    section("runs", "Runs", _runs(chapter))
     return out
 
 
-def _first_pair(p: Part, reference: str) -> tuple[str, str]:
-    """Return the models that are compared at first: the best of the last group against the reference."""
-    others = [label for label in p.outcomes.labels if label != reference]
-    return (others[-1], reference) if others and reference else ("", "")
+def _first_pair(p: Part) -> tuple[str, str]:
+    """Return the models that are compared at first: the last language model, if any, against the reference baseline."""
+    reference = reference_of(p, p.outcomes.metrics[0])
+    models = [label for label in p.outcomes.labels if p.groups[label] in LLM]
+    return (models[-1] if models else "", reference or "")
 
 
 def _search(studies: Sequence[optuna.Study], prefix: str, figures: dict[str, Any]) -> str:
@@ -181,7 +180,7 @@ def _segments_table(found: Segmentation) -> str:
     return f"{note}\n<details><summary>As a table, with 95 % intervals</summary>{shown}</details>"
 
 
-def _runs(chapter: Chapter, file: str) -> str:
+def _runs(chapter: Chapter) -> str:
     p = chapter.part
     told = []
     for spec, record in zip(p.experiment.specs(), p.records, strict=True):
@@ -192,7 +191,7 @@ def _runs(chapter: Chapter, file: str) -> str:
                 "title": f"{spec.label}, seed {spec.seed}: {record.status}, run {record.key}",
                 "error": record.error,
                 "facts": _facts(record),
-                "command": Markup(command(repeat_command(file, spec, dict(chapter.selected.get(spec.label, {}))))),
+                "command": Markup(command(repeat_command(chapter.file, chapter.overrides, spec, chapter.selected))),
                 "spec": json.dumps(record.spec, indent=1),
                 "files": record.files,
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,10 @@ def _figure(height: int) -> Figure:
     except ImportError:
         raise missing_extra("plotly", "report") from None
     return Figure(layout={"template": LIGHT, "height": height})
+
+
+def _plain(label: str) -> str:
+    return html.escape(label, quote=False)  # Plotly reads tags in its texts
 
 
 def _rows(table: ComparisonTable, *names: str) -> dict[str, list[tuple[Row, list[Any]]]]:
@@ -95,7 +100,7 @@ def quality_against_cost(table: ComparisonTable, metric: str, cost: str) -> Figu
             x=[_visible(cells[1].mean) for _, cells in rows],
             y=[cells[0].mean for _, cells in rows],
             error_y={"type": "data", "array": high, "arrayminus": low, "thickness": 1, "width": 0},
-            text=[row.label for row, _ in rows],
+            text=[_plain(row.label) for row, _ in rows],
             mode="markers+text",
             cliponaxis=False,
             textposition="top center",
@@ -104,7 +109,7 @@ def quality_against_cost(table: ComparisonTable, metric: str, cost: str) -> Figu
             name=GROUP_TITLES[group],
             hovertemplate=f"%{{text}}<br>{told} %{{y:.4f}}<br>%{{x:.3g}} {x_title}<extra></extra>",
         )
-    figure.update_xaxes(title_text=f"{x_title[0].upper()}{x_title[1:]} (log scale)", type="log")
+    figure.update_xaxes(title_text=f"{x_title[0].upper()}{x_title[1:]} (log scale)", type="log", dtick=1)
     return figure.update_yaxes(title_text=told)
 
 
@@ -130,7 +135,7 @@ def seeds(p: Part, table: ComparisonTable, metric: str) -> Figure:
         low, high = _errors([cells[0] for _, cells in rows])
         figure.add_scatter(
             x=[cells[0].mean for _, cells in rows],
-            y=[row.label for row, _ in rows],
+            y=[_plain(row.label) for row, _ in rows],
             error_x={"type": "data", "array": high, "arrayminus": low, "thickness": 1.5, "width": 4},
             mode="markers",
             marker={"color": color, "symbol": symbol, "size": 10},
@@ -140,14 +145,14 @@ def seeds(p: Part, table: ComparisonTable, metric: str) -> Figure:
     points = [(label, value) for label in every for value in p.outcomes.seeds.get((label, metric), [])]
     figure.add_scatter(
         x=[value for _, value in points],
-        y=[label for label, _ in points],
+        y=[_plain(label) for label, _ in points],
         mode="markers",
         marker={"color": "rgba(0,0,0,0)", "symbol": "circle", "size": 8, "line": {"width": 1.5, "color": GREY}},
         name="one seed",
         hovertemplate="%{y}: one seed %{x:.4f}<extra></extra>",
     )
     order = sorted(every, key=lambda label: means[label] if higher else -means[label])
-    figure.update_yaxes(categoryorder="array", categoryarray=order)
+    figure.update_yaxes(categoryorder="array", categoryarray=[_plain(label) for label in order])
     return figure.update_xaxes(title_text=f"{title(metric)}, 95 % interval over users")
 
 
@@ -166,11 +171,11 @@ def curves(p: Part, metric: str) -> Figure | None:
                 mode="lines+markers",
                 line={**look, "width": 1 if i else 2.5},
                 marker={"size": 4},
-                opacity=0.4 if i else 1,
-                name=label,
+                opacity=0.6 if i else 1,
+                name=_plain(label),
                 legendgroup=label,
                 showlegend=not i,
-                hovertemplate=f"{label}, seed {record.seed}, epoch %{{x}}: %{{y:.4f}}<extra></extra>",
+                hovertemplate=f"%{{fullData.name}}, seed {record.seed}, epoch %{{x}}: %{{y:.4f}}<extra></extra>",
             )
         drawn += bool(records)
     if not drawn:
@@ -187,9 +192,11 @@ def segments(found: Segmentation) -> Figure:
     enough = [j for j, n in enumerate(found.sizes) if n >= ENOUGH] or range(len(found.sizes))
     seen = values[:, list(enough)]
     told = [[number(v, 3) if np.isfinite(v) else "–" for v in row] for row in values]
+    bounds = zip(found.low, found.high, strict=True)
+    spans = [[f"[{number(a, 3)}, {number(b, 3)}]" for a, b in zip(low, high, strict=True)] for low, high in bounds]
     hover = [
         [
-            f"{label}, {name}: {number(values[i, j], 4)} [{number(found.low[i][j], 3)}, {number(found.high[i][j], 3)}]"
+            f"{_plain(label)}, {_plain(name)}: {number(values[i, j], 4)} {spans[i][j]}"
             for j, name in enumerate(found.names)
         ]
         for i, label in enumerate(found.labels)
@@ -197,10 +204,10 @@ def segments(found: Segmentation) -> Figure:
     figure.add_heatmap(
         z=values.tolist(),  # nan becomes a gap
         x=[
-            f"{name}<br>{n:,} {found.of if n > 1 else found.of[:-1]}"
+            f"{_plain(name)}<br>{n:,} {found.of if n > 1 else found.of[:-1]}"
             for name, n in zip(found.names, found.sizes, strict=True)
         ],
-        y=list(found.labels),
+        y=[_plain(label) for label in found.labels],
         text=told,
         texttemplate="%{text}",
         customdata=hover,

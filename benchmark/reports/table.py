@@ -7,11 +7,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from benchmark.errors import InputError
 from benchmark.evaluation.metrics import GENERATION_METRICS, higher_is_better, parse_metric
 from benchmark.evaluation.significance import (
     adjust,
@@ -20,7 +19,7 @@ from benchmark.evaluation.significance import (
     paired_p_values,
     seed_variance,
 )
-from benchmark.experiment import Experiment, model_class, model_config
+from benchmark.experiment import Experiment, check_together, model_class, model_config
 from benchmark.reports.outcomes import Outcomes, read
 from benchmark.runs.record import RunRecord, RunStore
 
@@ -60,6 +59,7 @@ class Cell:
     rank: int | None = None  # 1 best of its column, 2 second
     mark: int = 0  # 1 better than the reference baseline, -1 worse, 0 no difference that could be told
     p: float | None = None  # corrected p-value of that comparison
+    n: int = 0  # runs behind the number
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,6 @@ class Row:
     group: str
     cells: tuple[Cell, ...]
     keys: tuple[str, ...] = ()
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,15 +95,17 @@ class ComparisonTable:
 class Part:
     """One experiment of a table: its records (in the order of ``experiment.specs()``; None: not run) and outcomes.
 
-    ``notes`` holds, by label, what stands under the table about how a model's parameters came about. ``dataset`` names
-    the part in the head of a table of several.
+    ``notes`` holds, by label, what stands under the table about how a model's parameters came about.
     """
 
     experiment: Experiment
     records: Sequence[RunRecord | None]
     outcomes: Outcomes
     notes: Mapping[str, str] = field(default_factory=dict)
-    dataset: str = ""
+
+    @property
+    def dataset(self) -> str:
+        return self.experiment.part
 
     @cached_property
     def by_label(self) -> dict[str, list[RunRecord | None]]:
@@ -136,10 +137,7 @@ def part(
 ) -> Part:
     """Return a part of a table, its ranks read; raises InputError for runs of different protocols."""
     outcomes = read(records, experiment.task.metrics, experiment.task.kind, store, targets)
-    dataset = experiment.name
-    if together := experiment.report.together:
-        dataset = dataset.removeprefix(f"{together}-")
-    return Part(experiment, records, outcomes, notes or {}, dataset)
+    return Part(experiment, records, outcomes, notes or {})
 
 
 def title(metric: str) -> str:
@@ -156,8 +154,7 @@ def build(parts: Sequence[Part]) -> ComparisonTable:
         InputError: the experiments differ in their protocol; the line names the difference.
     """
     first = parts[0].experiment
-    for other in parts[1:]:
-        _same_protocol(first, other.experiment)
+    check_together([p.experiment for p in parts])
     several = len(parts) > 1
     columns: list[Column] = []
     cells: dict[str, list[Cell]] = {}
@@ -165,13 +162,13 @@ def build(parts: Sequence[Part]) -> ComparisonTable:
     legend, notes = [], []
     for p in parts:
         name = p.dataset if several else ""
-        own, by_label, reference = _columns_of(p, name)
+        own, by_label, references = _columns_of(p, name)
         for label in groups:
             missing = [Cell(reason="not in this experiment")] * len(own)
             cells.setdefault(label, [Cell(reason="not in this experiment")] * len(columns))
             cells[label] += by_label.get(label, missing)
         columns += own
-        legend += _legend(p, name, reference, by_label)
+        legend += _legend(p, name, references)
         notes += [f"{name}: {note}" if several else note for note in _notes(p)]
     rows = [
         Row(label, group, tuple(cells[label]), tuple(r.key for p in parts for r in p.by_label.get(label, []) if r))
@@ -182,32 +179,14 @@ def build(parts: Sequence[Part]) -> ComparisonTable:
         name=(first.report.together or first.name) if several else first.name,
         columns=tuple(columns),
         rows=tuple(rows),
-        protocols=tuple(protocol(p) for p in parts),
+        protocols=tuple((f"{p.dataset}: " if several else "") + protocol(p) for p in parts),
         legend=tuple(dict.fromkeys(legend)),
         notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _same_protocol(one: Experiment, other: Experiment) -> None:
-    def facts(experiment: Experiment) -> dict[str, Any]:
-        task = {f"task.{key}": value for key, value in experiment.task.model_dump(mode="json").items()}
-        return {**task, "seeds": experiment.seeds, "split_seed": experiment.split_seed}
-
-    theirs = facts(other)
-    for key, value in facts(one).items():
-        if value != theirs[key]:
-            raise InputError(
-                f"report.together: {one.name} and {other.name} cannot stand in one table: {key} is {_shown(value)} in "
-                f"the one and {_shown(theirs[key])} in the other"
-            )
-
-
-def _shown(value: Any) -> str:
-    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-
-
-def _columns_of(p: Part, dataset: str) -> tuple[list[Column], dict[str, list[Cell]], str | None]:
-    """Return a part's columns, the cells of each label, and the label of the reference baseline."""
+def _columns_of(p: Part, dataset: str) -> tuple[list[Column], dict[str, list[Cell]], dict[str, str]]:
+    """Return a part's columns, the cells of each label, and the reference baseline of each metric."""
     experiment, metrics = p.experiment, p.experiment.task.metrics
     costs, unable = experiment.report.costs, experiment.unable()
     columns = [
@@ -215,7 +194,7 @@ def _columns_of(p: Part, dataset: str) -> tuple[list[Column], dict[str, list[Cel
     ]
     per = "ms/user" if experiment.task.kind == "ranking" else "ms/row"
     columns += [Column(dataset, c, per if c == "ms_per_user" else COSTS[c], "cost", lower=True) for c in costs]
-    intervals, reference = _intervals(p), reference_of(p)
+    intervals = _intervals(p)
     by_label: dict[str, list[Cell]] = {}
     for label in experiment.models:
         done = p.finished(label)
@@ -227,8 +206,7 @@ def _columns_of(p: Part, dataset: str) -> tuple[list[Column], dict[str, list[Cel
         reason = f"cannot do a {experiment.task.kind} task" if label in unable else "failed" if failed else "not run"
         by_label[label] = [Cell(reason=reason)] * (len(metrics) + len(costs))
     _rank(by_label, metrics)
-    if reference is not None:
-        _mark(p, by_label, reference)
+    references = _mark(p, by_label)
     for row in experiment.published:
         by_label.setdefault(row.model, [Cell(reason="undefined")] * (len(metrics) + len(costs)))
     published = {(row.model, m): value for row in experiment.published for m, value in row.values.items()}
@@ -240,7 +218,7 @@ def _columns_of(p: Part, dataset: str) -> tuple[list[Column], dict[str, list[Cel
             cells.append(Cell(value, reason="" if value is not None else "undefined"))
             both = value is not None and ours is not None
             cells.append(Cell(ours - value) if both else Cell(reason="undefined"))  # type: ignore[operator]
-    return columns, by_label, reference
+    return columns, by_label, references
 
 
 def _intervals(p: Part) -> dict[tuple[str, str], tuple[float, float]]:
@@ -268,7 +246,8 @@ def _metric(
         no_probability = name in NEED_PROBABILITY and not all(r.probability for r in done)
         return Cell(reason="no probability" if no_probability else "undefined")
     low, high = intervals[label, metric]
-    return _cell(numbers, *((None, None) if np.isnan(low) else (low, high)))
+    few = np.isfinite(p.outcomes.values[label, metric]).sum() < 2  # one user tells nothing of the spread
+    return _cell(numbers, *((None, None) if np.isnan(low) or few else (low, high)))
 
 
 def _cost(done: Sequence[RunRecord], cost: str) -> Cell:
@@ -289,7 +268,7 @@ def _cost(done: Sequence[RunRecord], cost: str) -> Cell:
 
 def _cell(numbers: Sequence[float], low: float | None = None, high: float | None = None) -> Cell:
     sd = statistics.stdev(numbers) if len(numbers) > 1 else None
-    return Cell(statistics.fmean(numbers), sd, low, high)
+    return Cell(statistics.fmean(numbers), sd, low, high, n=len(numbers))
 
 
 def _rank(by_label: dict[str, list[Cell]], metrics: Sequence[str]) -> None:
@@ -305,32 +284,41 @@ def _rank(by_label: dict[str, list[Cell]], metrics: Sequence[str]) -> None:
                 cells[j] = dataclasses.replace(cells[j], rank=order.index(value) + 1)
 
 
-def reference_of(p: Part) -> str | None:
-    """Return the baseline that the others are compared with: the best one, no LLM, on the validation part.
+def reference_of(p: Part, metric: str) -> str | None:
+    """Return the baseline that the others are compared with: the best one, no LLM, by the metric on validation.
 
     Chosen there because the best of many on the test part is too good by luck, and those behind it would be called
-    worse too often.
+    worse too often. A metric that was not asked for when the runs were made has the reference of the task's first one
+    that was.
     """
-    done = {label: p.finished(label) for label in p.experiment.models if p.groups[label] not in LLM}
-    done = {label: records for label, records in done.items() if records}
-    for metric in p.experiment.task.metrics:
-        values = {
-            label: [v for r in records if (v := r.metrics.get("valid", {}).get(metric)) is not None]
-            for label, records in done.items()
-        }
-        if values and all(values.values()):
-            sign = 1 if higher_is_better(parse_metric(metric).name) else -1
-            return max(values, key=lambda label: sign * statistics.fmean(values[label]))
+    for by in dict.fromkeys([metric, *p.experiment.task.metrics]):
+        sign = 1 if higher_is_better(parse_metric(by).name) else -1
+        values = {}
+        for label in p.experiment.models:
+            done = p.finished(label) if p.groups[label] not in LLM else []
+            known = [v for r in done if (v := r.metrics.get("valid", {}).get(by)) is not None]
+            if done and len(known) == len(done):
+                values[label] = sign * statistics.fmean(known)
+        if values and metric in p.outcomes.metrics:
+            return max(values, key=lambda label: values[label])
     return None
 
 
-def _mark(p: Part, by_label: dict[str, list[Cell]], reference: str) -> None:
-    """Note, in every metric column, which rows differ from the reference, corrected for their number."""
-    settings, outcomes = p.experiment.report, p.outcomes
-    others = [label for label in outcomes.labels if label != reference]
+def _mark(p: Part, by_label: dict[str, list[Cell]]) -> dict[str, str]:
+    """Note in each metric column which rows differ from its reference, corrected for their number; return those."""
+    settings, outcomes, references = p.experiment.report, p.outcomes, dict[str, str]()
     for j, metric in enumerate(p.experiment.task.metrics):
-        if metric not in outcomes.metrics or not others:
+        reference = reference_of(p, metric)
+        if reference is None:
             continue
+        others = [
+            label
+            for label in outcomes.labels
+            if label != reference and (np.isfinite(outcomes.values[label, metric])).sum() > 1
+        ]
+        if not others or np.isfinite(outcomes.values[reference, metric]).sum() < 2:
+            continue
+        references[metric] = reference
         raw = p_values(p, metric, others, reference)
         against = by_label[reference][j].mean
         for label, p_value in zip(others, map(float, adjust(raw, settings.correction)), strict=True):
@@ -340,6 +328,7 @@ def _mark(p: Part, by_label: dict[str, list[Cell]], reference: str) -> None:
             better = (cell.mean > against) == higher_is_better(parse_metric(metric).name)
             mark = (1 if better else -1) if p_value < settings.significance else 0
             by_label[label][j] = dataclasses.replace(cell, p=p_value, mark=mark)
+    return references
 
 
 def p_values(p: Part, metric: str, labels: Sequence[str], other: str) -> np.ndarray:
@@ -354,32 +343,38 @@ def p_values(p: Part, metric: str, labels: Sequence[str], other: str) -> np.ndar
     mean = np.nansum(difference, axis=0) / n
     by_users = np.nansum((difference - mean) ** 2, axis=0) / np.maximum(n - 1, 1) / n
 
-    def moved(label: str) -> np.ndarray:
-        return np.array(seed_variance(outcomes.seeds[label, metric], outcomes.within[label, metric], len(against)))
+    def moved(label: str, beside: str) -> np.ndarray:
+        mine, theirs = outcomes.seeds[label, metric], outcomes.seeds[beside, metric]
+        lent = len(mine) < 2 <= len(theirs)  # of one seed nothing is known: it is taken to move as much as the other's
+        source = beside if lent else label
+        found = np.array(seed_variance(outcomes.seeds[source, metric], outcomes.within[source, metric], len(against)))
+        return found * ([len(theirs), len(theirs) ** 2] if lent else 1)
 
-    by_seeds, doubt = np.array([moved(label) + moved(other) for label in labels]).T
+    by_seeds, doubt = np.array([moved(label, other) + moved(other, label) for label in labels]).T
     return counting_seeds(found, mean, by_users, by_seeds, doubt)
 
 
-def _legend(p: Part, dataset: str, reference: str | None, by_label: Mapping[str, Sequence[Cell]]) -> list[str]:
-    settings, n = p.experiment.report, len(p.outcomes.users)
-    compared = len(p.outcomes.labels) - 1
-    if reference is None or compared < 1:
+def _legend(p: Part, dataset: str, references: Mapping[str, str]) -> list[str]:
+    """Return the line that says what is compared with what, and how."""
+    if not references:
         return []
+    settings, n = p.experiment.report, len(p.outcomes.users)
+    by_label: dict[str, list[str]] = {}
+    for metric, label in references.items():
+        by_label.setdefault(label, []).append(title(metric))
+    which = "; ".join(f"{label} ({', '.join(metrics)})" for label, metrics in by_label.items())
+    if len(by_label) == 1:
+        which = next(iter(by_label))
     how = "sign-flip permutation test" if settings.test == "permutation" else "Wilcoxon's signed-rank test"
     if settings.test == "wilcoxon" and p.experiment.task.kind != "ranking":
         how += " (of metrics that are no mean over users, a sign-flip permutation test)"
     correction = {"holm": "Holm", "bh": "Benjamini-Hochberg"}[settings.correction]
-    seeds = (
-        "counting how much seeds move a model"
-        if len(p.experiment.seeds) > 1
-        else "of one seed, which may have been lucky"
-    )
-    several = f"{compared} comparisons" if compared > 1 else "one comparison"
+    numbers = {len(seeds) for seeds in p.outcomes.seeds.values()}
+    seeds = "of one seed, which may have been lucky" if max(numbers) < 2 else "counting how much seeds move a model"
     return [
-        f"{dataset + ': ' if dataset else ''}† better, ‡ worse than {reference}, the baseline that is best on the "
+        f"{dataset + ': ' if dataset else ''}† better, ‡ worse than {which}, the baseline that is best on the "
         f"validation part: p < {settings.significance:g}, {how} paired over {n:,} users, {seeds}, {correction} over "
-        f"{several} a column."
+        "the comparisons of a column."
     ]
 
 
@@ -388,8 +383,9 @@ def _notes(p: Part) -> list[str]:
     unable = p.experiment.unable()
     for label, entry in p.experiment.models.items():
         mine, done = p.by_label[label], p.finished(label)
-        missing = len(mine) - len(done)
-        said = [f"{missing} of {len(mine)} seeds failed" if done and missing else ""]
+        failed, not_run = sum(r is not None for r in mine) - len(done), sum(r is None for r in mine)
+        said = [f"{failed} of {len(mine)} seeds failed" if done and failed else ""]
+        said.append(f"{not_run} of {len(mine)} seeds not run" if done and not_run else "")
         said.append(f"trained on {entry.limit_train} rows" if entry.limit_train and label not in unable else "")
         said.append(next((r.error or "" for r in mine if r is not None and r.status == "failed"), ""))
         said += [p.notes.get(label, ""), unable.get(label, "")]
@@ -428,7 +424,9 @@ def protocol(p: Part) -> str:
         judge = f"{judged:,} test users{warm} ranked against {against}, {seen}"
     else:
         judge = f"{judged:,} labelled test rows, a like is a rating of at least {task.positive_rating:g}"
-    seeds = f"mean ± s.d. over {len(experiment.seeds)} seeds" if len(experiment.seeds) > 1 else "one seed"
+    numbers = sorted({len(done) for label in experiment.models if (done := p.finished(label))}) or [0]
+    over = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+    seeds = f"mean ± s.d. over {over} seeds" if numbers[-1] > 1 else "one seed"
     hashes = f"data {record.data_fingerprint[:8]}, split {record.split_fingerprint[:8]}"
     candidates = record.candidates_fingerprint[:8] if record.candidates_fingerprint != "full" else "full"
     return (

@@ -31,29 +31,32 @@ _TEXT = 60  # longest feature of a user that is shown
 
 
 def compared(p: Part, split: SplitData, store: RunStore) -> dict[str, Any] | None:
-    """Return what the page shows of any two models, as JSON values; None where there are fewer than two models.
+    """Return what the page shows of any two models, as JSON values; None where fewer than two can be compared.
 
-    The metric is the task's first that has a value per user. In a preference task whose first metric is pooled, such
-    values are the users' shares in it (``benchmark.evaluation.user_values``).
+    By the task's first metric of which two models have values per user; other models are left out. Of a pooled metric
+    these are the users' shares in it (``benchmark.evaluation.user_values``), which ``pooled`` tells.
     """
     outcomes = p.outcomes
-    labels = outcomes.labels
-    if len(labels) < 2 or outcomes.targets is None:
+    if outcomes.targets is None:
         return None
-    metric = next((m for m in outcomes.metrics if not np.isnan(outcomes.matrix(m)).all()), None)
-    if metric is None:
+    for metric in outcomes.metrics:
+        labels = [label for label in outcomes.labels if np.isfinite(outcomes.values[label, metric]).any()]
+        if len(labels) > 1:
+            break
+    else:
         return None
-    values = outcomes.matrix(metric)
-    higher = higher_is_better(parse_metric(metric).name)
+    values = outcomes.matrix(metric, labels)
+    name = parse_metric(metric).name
+    higher = higher_is_better(name)
     pairs = list(combinations(range(len(labels)), 2))
     chosen = _examples(values if higher else -values, pairs)
-    n = int(np.isfinite(values).all(1).sum())
-    told = {"models": labels, "metric": title(metric), "lower": not higher, "n": n, **_pairs(values, pairs, higher)}
-    told["p"] = _p_values(p, metric)
+    told = {"models": labels, "metric": title(metric), "lower": not higher, **_pairs(values, pairs, higher)}
+    told["pooled"] = p.experiment.task.kind != "ranking" and name != "uauc"
+    told["p"] = _p_values(p, metric, labels)
     items = _Items(split)
-    users = _users(p, split, chosen, items)
+    users = _users(p, split, chosen, items, labels)
     if p.experiment.task.kind == "ranking":
-        _lists(p, split, store, chosen, items, users)
+        _lists(p, split, store, chosen, items, users, labels)
     for user, row in zip(users, values[chosen], strict=True):
         user["values"] = [_rounded(v) for v in row]
     return {**told, "items": items.titles(), "users": users}
@@ -63,7 +66,7 @@ def _pairs(values: Array, pairs: Sequence[tuple[int, int]], higher: bool) -> dic
     """Return wins, mean differences (a - b) with interval, and their histograms, over all users."""
     n = values.shape[1]
     out = {name: np.zeros((n, n)) for name in ("difference", "low", "high")}
-    wins = np.zeros((n, n), np.int64)
+    wins, users = np.zeros((n, n), np.int64), np.zeros((n, n), np.int64)
     span = float(np.nanmax(values) - np.nanmin(values)) or 1.0
     edges = np.linspace(-span, span, 21)
     histogram = {}
@@ -78,18 +81,24 @@ def _pairs(values: Array, pairs: Sequence[tuple[int, int]], higher: bool) -> dic
             column = difference[:, k]
             above, below = int((column > 0).sum()), int((column < 0).sum())
             wins[i, j], wins[j, i] = (above, below) if higher else (below, above)
+            users[[i, j], [j, i]] = np.isfinite(column).sum()
             out["difference"][[i, j], [j, i]] = mean[k], -mean[k]
             out["low"][[i, j], [j, i]] = intervals[k, 0], -intervals[k, 1]
             out["high"][[i, j], [j, i]] = intervals[k, 1], -intervals[k, 0]
             moved = column[np.isfinite(column) & (column != 0)]
             histogram[f"{i},{j}"] = np.histogram(moved, edges)[0].tolist()
     matrices = {name: [[_rounded(v, 5) for v in row] for row in matrix] for name, matrix in out.items()}
-    return {"wins": wins.tolist(), **matrices, "edges": [_rounded(e) for e in edges], "histogram": histogram}
+    return {
+        "n": users.tolist(),
+        "wins": wins.tolist(),
+        **matrices,
+        "edges": [_rounded(e) for e in edges],
+        "histogram": histogram,
+    }
 
 
-def _p_values(p: Part, metric: str) -> list[list[float | None]]:
+def _p_values(p: Part, metric: str, labels: Sequence[str]) -> list[list[float | None]]:
     """Return the p-values of all pairs, which count users and seeds; not corrected."""
-    labels = p.outcomes.labels
     out = np.ones((len(labels), len(labels)))
     for i in range(len(labels) - 1):
         out[i, i + 1 :] = out[i + 1 :, i] = p_values(p, metric, labels[i + 1 :], labels[i])
@@ -106,7 +115,8 @@ def _examples(values: Array, pairs: Sequence[tuple[int, int]]) -> Array:
     values = np.ascontiguousarray(values[some].T)
     chosen = dict.fromkeys(some[:RANDOM].tolist())
     each = 3 if len(pairs) <= 45 else 1
-    for i, j in pairs:
+    for k in np.random.default_rng(1).permutation(len(pairs)):  # where there are too many, none comes last for its name
+        i, j = pairs[k]
         difference = np.nan_to_num(values[i] - values[j])
         for gain in (difference, -difference):
             most = np.argpartition(-gain, min(each, len(gain) - 1))[:each]
@@ -131,7 +141,7 @@ class _Items:
         return (rows[TITLE].fill_null(ids) if TITLE in rows.columns else ids).to_list()
 
 
-def _users(p: Part, split: SplitData, chosen: Array, items: _Items) -> list[dict[str, Any]]:
+def _users(p: Part, split: SplitData, chosen: Array, items: _Items, labels: Sequence[str]) -> list[dict[str, Any]]:
     """Return who the chosen users are, what is known of them, and what was held out."""
     outcomes, task = p.outcomes, p.experiment.task
     assert outcomes.targets is not None
@@ -157,16 +167,18 @@ def _users(p: Part, split: SplitData, chosen: Array, items: _Items) -> list[dict
             "n_history": len(history),
         }
         if task.kind == "ranking":
-            held = outcomes.targets["item"][bounds[0, k] : min(bounds[1, k], bounds[0, k] + HELD_OUT)]
-            told["held_out"] = items(places(split.items[ITEM_ID], held))
-            told["ranks"] = []
+            at = np.arange(bounds[0, k], bounds[1, k])
+            ranks = np.stack([outcomes.target_ranks[name][at] for name in labels])
+            at, ranks = (a[..., np.argsort(ranks.min(0), kind="stable")[:HELD_OUT]] for a in (at, ranks))
+            told["held_out"] = items(places(split.items[ITEM_ID], outcomes.targets["item"].gather(at)))
+            told["ranks"] = ranks.round(1).tolist()
             told["n_held_out"] = int(bounds[1, k] - bounds[0, k])
         else:
             at = np.arange(bounds[0, k], min(bounds[1, k], bounds[0, k] + HELD_OUT))
             assert rows.candidates is not None
             item = rows.candidates[outcomes.targets["row"].to_numpy()[at], 0].numpy()
             label = outcomes.targets["label"].to_numpy()[at]
-            scores = np.column_stack([outcomes.target_scores[name][0][at] for name in outcomes.labels])
+            scores = np.column_stack([outcomes.target_scores[name][0][at] for name in labels])
             told["rows"] = [
                 {"item": number, "label": int(like > 0.5), "scores": [_rounded(v) for v in row]}
                 for number, like, row in zip(items(item), label, scores, strict=True)
@@ -180,24 +192,29 @@ def _plain(value: Any) -> bool:
 
 
 def _lists(
-    p: Part, split: SplitData, store: RunStore, chosen: Array, items: _Items, users: list[dict[str, Any]]
+    p: Part,
+    split: SplitData,
+    store: RunStore,
+    chosen: Array,
+    items: _Items,
+    users: list[dict[str, Any]],
+    labels: Sequence[str],
 ) -> None:
-    """Add what each model (its first seed) ranks first, and the ranks of what was held out."""
+    """Add what each model (its first seed) ranks first, and which of that was held out (``hits``)."""
     outcomes = p.outcomes
     assert outcomes.targets is not None
-    first = np.searchsorted(outcomes.targets["user"].to_numpy(), chosen)
     ids = outcomes.users[chosen]
-    order = pl.DataFrame({"user": ids, "k": np.arange(len(ids))})
+    order = pl.DataFrame({"user": ids, "k": np.arange(len(ids)), "position": chosen})
+    held = outcomes.targets.select(pl.col("user").cast(pl.Int64).alias("position"), "item", hit=True)
     for user in users:
-        user["top"] = []
-    for label in outcomes.labels:
+        user["top"], user["hits"] = [], []
+    for label in labels:
         path = store.folder(p.finished(label)[0].key) / TOP
         frame = pl.scan_parquet(path).filter(pl.col("rank") < LISTED, pl.col("user").is_in(ids.implode())).collect()
-        frame = frame.join(order, on="user").sort("k", "rank")
+        frame = frame.join(order, on="user").join(held, on=["position", "item"], how="left").sort("k", "rank")
         item = places(split.items[ITEM_ID], frame["item"])
         bounds = np.searchsorted(frame["k"].to_numpy(), np.arange(len(ids) + 1))
-        ranks = outcomes.target_ranks[label]
+        hits = frame["hit"].is_not_null().to_numpy().astype(int)
         for k, user in enumerate(users):
             user["top"].append(items(item[bounds[k] : bounds[k + 1]]))
-            n = len(user["held_out"])
-            user["ranks"].append([round(float(r), 1) for r in ranks[first[k] : first[k] + n]])
+            user["hits"].append(hits[bounds[k] : bounds[k + 1]].tolist())

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,13 @@ from benchmark.errors import InputError
 from benchmark.evaluation.metrics import GENERATION_METRICS, parse_metric
 from benchmark.experiment import Experiment, RunSpec
 from benchmark.reports import manifest as manifests
+from benchmark.reports import render
+from benchmark.reports.manifest import Manifest, RunEntry
 from benchmark.reports.outcomes import read
+from benchmark.reports.table import Part, build, part
 from benchmark.runs.execute import PreparedData, candidates_fingerprint, execute, run_key
 from benchmark.runs.record import RANKS, RECORD, RunRecord, RunStore
+from benchmark.runs.run import named
 
 _EXACT = 1e-9  # recomputed from the same ranks a metric differs by rounding alone
 
@@ -44,18 +47,20 @@ def check(
     data: PreparedData,
     store: RunStore,
     folder: Path,
+    notes: Mapping[str, str] | None = None,
     rerun: int = 0,
     seed: int = 0,
     tolerance: float = 1e-3,
     console: Console | None = None,
-) -> list[Finding]:
-    """Return what was found, faults first come first.
+) -> tuple[list[Finding], Part | None]:
+    """Return what was found, and what the sound records say: the part of the table, None where it cannot be read.
 
     Args:
         experiment: with what a sweep selected, where one did.
         data: of it, prepared anew.
         store: of the records.
         folder: of the written table and its manifest.
+        notes: under the table, by label.
         rerun: so many runs are repeated, in a folder that is removed afterwards; all where there are fewer.
         seed: of their choice.
         tolerance: largest difference of a metric that a repeated run may have.
@@ -66,25 +71,70 @@ def check(
     """
     manifest = manifests.read(folder)
     out = [*_files(manifest, folder), *_data(manifest, experiment, data), *_plan(manifest, experiment, data)]
-    sound: list[RunRecord] = []
-    for key, told in manifest["runs"].items():
+    there = {(model, seed): key for key, told in manifest.runs.items() for _, model, seed in told.rows}
+    sound: dict[str, RunRecord] = {}
+    for key, told in manifest.runs.items():
         found, record = _record(key, told, store)
         out += found
         if record is not None and not any(f.fault for f in found):
-            sound.append(record)
-    out += _metrics(manifest, experiment, sound, store)
+            sound[key] = record
+    out += _metrics(experiment, list(sound.values()), store)
+    made = None
+    if len(sound) == len(manifest.runs):
+        asked = [(spec, sound.get(there.get((spec.label, spec.seed), ""))) for spec in experiment.specs()]
+        records = [named(record, spec) if record is not None else None for spec, record in asked]
+        try:
+            made = part(experiment, records, store, notes)
+        except InputError as error:
+            out.append(Finding("table", str(error), True))
+        else:
+            out += rebuilt([made], folder)
     if rerun:
-        out += _repeated(experiment, data, store, sound, rerun, seed, tolerance, console or Console(quiet=True))
-    return out
+        out += _repeated(
+            experiment, data, store, list(sound.values()), rerun, seed, tolerance, console or Console(quiet=True)
+        )
+    return out, made
 
 
-def check_files(folder: Path) -> list[Finding]:
-    """Return what was found of the files of a table alone, such as one of several data sets, each checked by itself.
+def rebuilt(parts: Sequence[Part], folder: Path) -> list[Finding]:
+    """Build the table of sound records anew; compare every cell of the manifest, and every file.
 
     Raises:
         InputError: there is no manifest.
     """
-    return _files(manifests.read(folder), folder)
+    manifest, table = manifests.read(folder), build(parts)
+    out = []
+
+    def cell_of(told: Mapping[str, Any]) -> tuple[Any, ...]:
+        return tuple(told.get(name) for name in ("dataset", "model", "column"))
+
+    before, now = ({cell_of(c): c for c in cells} for cells in (manifest.cells, manifests.cells(table, parts)))
+    for name in dict.fromkeys([*before, *now]):
+        where = f"{folder}: {', '.join(filter(None, map(str, name)))}"
+        old, new = before.get(name), now.get(name)
+        if old is None or new is None:
+            out.append(Finding(where, "not in the manifest" if old is None else "in the manifest only", True))
+            continue
+        for key in ("mean", "sd", "low", "high", "p", "reason"):
+            a, b = old.get(key), new.get(key)
+            near = isinstance(a, (int, float)) and isinstance(b, (int, float)) and abs(a - b) <= _EXACT
+            if a != b and not near:
+                out.append(Finding(where, f"{key} is {a} in the manifest, the records give {b}", True))
+                break
+    for file, content in render.contents(table).items():
+        path = folder / file
+        if path.exists() and path.read_text(encoding="utf-8") != content:
+            out.append(Finding(str(path), "is not what the records give", True))
+    return out or [Finding("table", f"{len(now)} cells and the files are what the records give")]
+
+
+def check_joint(parts: Sequence[Part], folder: Path) -> list[Finding]:
+    """Return what was found of the table of several data sets, each of which was checked by itself.
+
+    Raises:
+        InputError: there is no manifest.
+    """
+    return [*_files(manifests.read(folder), folder), *rebuilt(parts, folder)]
 
 
 def show(name: str, found: Sequence[Finding], console: Console) -> int:
@@ -100,50 +150,23 @@ def show(name: str, found: Sequence[Finding], console: Console) -> int:
     return len(faults)
 
 
-def _files(manifest: dict[str, Any], folder: Path) -> list[Finding]:
+def _files(manifest: Manifest, folder: Path) -> list[Finding]:
     out = []
-    for name, expected in manifest["files"].items():
+    for name, expected in manifest.files.items():
         path = folder / name
         if not path.exists():
             out.append(Finding(str(path), "missing; write it again: levelfield table FILE", True))
         elif manifests.sha256(path) != expected:
             out.append(Finding(str(path), "altered since it was written", True))
-    if not out:
-        out.append(Finding(f"{folder}", f"{len(manifest['files'])} files as they were written"))
-    return out + _cells(manifest, folder)
+    return out or [Finding(f"{folder}", f"{len(manifest.files)} files as they were written")]
 
 
-def _cells(manifest: dict[str, Any], folder: Path) -> list[Finding]:
-    """Compare the numbers of table.csv with those of the manifest."""
-    try:
-        with (folder / "table.csv").open(encoding="utf-8", newline="") as file:
-            written = {
-                (r["model"], r["dataset"], r["column"]): r for r in csv.DictReader(file) if r["kind"] != "published"
-            }
-    except (OSError, KeyError, csv.Error):
-        return []
-    out = []
-    for cell in manifest["cells"]:
-        row = written.get((cell["model"], cell["dataset"], cell["column"])) or written.get(
-            (cell["model"], "", cell["column"])
-        )
-        for name in ("mean", "sd", "low", "high"):
-            value = cell.get(name)
-            text = "" if value is None else repr(round(value, 6))
-            if row is None or (row["kind"] in ("metric", "cost") and row[name] != text):
-                shown = "nothing" if row is None else row[name] or "nothing"
-                where = f"{folder / 'table.csv'}: {cell['model']}, {cell['column']}"
-                out.append(Finding(where, f"{name} is {shown}, the manifest says {text or 'nothing'}", True))
-                break
-    return out
-
-
-def _data(manifest: dict[str, Any], experiment: Experiment, data: PreparedData) -> list[Finding]:
+def _data(manifest: Manifest, experiment: Experiment, data: PreparedData) -> list[Finding]:
     rows = RecDataModule(data.split, experiment.task, BatchSpec("pointwise", max_history=1)).rows("test")
     now = {"data": data.fingerprint, "split": data.split_fingerprint, "candidates": candidates_fingerprint(rows)}
     out = []
     for name, value in now.items():
-        before = {told[name] for told in manifest["runs"].values() if told["status"] == "finished"}
+        before = {getattr(told, name) for told in manifest.runs.values() if told.status == "finished"}
         if before - {value}:
             other = ", ".join(sorted(h[:8] for h in before - {value}))
             out.append(Finding(name, f"{value[:8]} now, the runs were on {other}", True))
@@ -152,10 +175,10 @@ def _data(manifest: dict[str, Any], experiment: Experiment, data: PreparedData) 
     return out
 
 
-def _plan(manifest: dict[str, Any], experiment: Experiment, data: PreparedData) -> list[Finding]:
+def _plan(manifest: Manifest, experiment: Experiment, data: PreparedData) -> list[Finding]:
     """Compare the runs that the file asks for with those of the manifest."""
     asked = {(spec.label, spec.seed): spec for spec in experiment.specs()}
-    there = {(told["model"], told["seed"]): (key, told) for key, told in manifest["runs"].items()}
+    there = {(model, seed): (key, told) for key, told in manifest.runs.items() for _, model, seed in told.rows}
     out = []
     for name in asked.keys() - there.keys():
         out.append(Finding(_named(*name), "asked for by the file, not in the manifest", True))
@@ -164,7 +187,7 @@ def _plan(manifest: dict[str, Any], experiment: Experiment, data: PreparedData) 
     changed = []
     for name in sorted(asked.keys() & there.keys()):
         key, told = there[name]
-        if (difference := _difference(told["spec"], asked[name].resolved())) is not None:
+        if (difference := _difference(told.spec, asked[name].resolved())) is not None:
             out.append(Finding(_named(*name), f"{difference}; the file asks for another run now", True))
         elif run_key(asked[name], data.fingerprint) != key:
             changed.append(name)
@@ -189,9 +212,10 @@ def _named(label: str, seed: int) -> str:
     return f"{label}, seed {seed}"
 
 
-def _record(key: str, told: dict[str, Any], store: RunStore) -> tuple[list[Finding], RunRecord | None]:
+def _record(key: str, told: RunEntry, store: RunStore) -> tuple[list[Finding], RunRecord | None]:
     """Check one record and its files; return it where it can be read."""
-    where, folder = f"{_named(told['model'], told['seed'])} (run {key})", store.folder(key)
+    _, model, seed = told.rows[0]
+    where, folder = f"{_named(model, seed)} (run {key})", store.folder(key)
     try:
         record = store.get(key)
     except InputError as error:
@@ -199,10 +223,10 @@ def _record(key: str, told: dict[str, Any], store: RunStore) -> tuple[list[Findi
     if record is None:
         return [Finding(where, f"missing: {folder / RECORD}", True)], None
     out = []
-    if manifests.sha256(folder / RECORD) != told["record"]:
-        changed = _difference({"test": told["test"]}, {"test": record.metrics.get("test", {})})
+    if manifests.sha256(folder / RECORD) != told.record:
+        changed = _difference({"test": told.test}, {"test": record.metrics.get("test", {})})
         out.append(Finding(where, f"{RECORD} was altered{'; ' + changed if changed else ''}", True))
-    for name, expected in told["files"].items():
+    for name, expected in told.files.items():
         path = folder / name
         if not path.exists():
             out.append(Finding(where, f"missing: {path}", True))
@@ -211,12 +235,9 @@ def _record(key: str, told: dict[str, Any], store: RunStore) -> tuple[list[Findi
     return out, record
 
 
-def _metrics(
-    manifest: dict[str, Any], experiment: Experiment, records: Sequence[RunRecord], store: RunStore
-) -> list[Finding]:
+def _metrics(experiment: Experiment, records: Sequence[RunRecord], store: RunStore) -> list[Finding]:
     """Recompute every metric of the sound records from their ranks."""
-    by_key = manifest["runs"]
-    done = [r.model_copy(update={"label": f"{by_key[r.key]['model']}, seed {r.seed}"}) for r in records]
+    done = [r.model_copy(update={"label": f"{r.label}, seed {r.seed}"}) for r in records]
     done = [r for r in done if r.status == "finished" and RANKS in r.files]
     metrics = [m for m in experiment.task.metrics if parse_metric(m).name not in GENERATION_METRICS]
     try:

@@ -97,7 +97,7 @@ def comparison(several: bool = True) -> ComparisonTable:
                 mean = (0.9 - 0.04 * i if column.lower else 0.1 + 0.02 * i) + rng.uniform(0, 0.01)
                 rank, mark = {7: (1, 1), 6: (2, 1), 0: (None, -1)}.get(i, (None, 0))
                 cells.append(Cell(mean, 0.0012, mean - 0.013, mean + 0.014, "", rank, mark, 0.0004 if mark else 0.31))
-        rows.append(Row(label, group, tuple(cells), note="1 of 3 seeds failed" if i == 3 else ""))
+        rows.append(Row(label, group, tuple(cells)))
     return ComparisonTable(
         name="quickstart",
         columns=tuple(columns),
@@ -129,6 +129,7 @@ def users(preference: bool = False, n: int = 60, lower: bool = False) -> dict[st
             user["rows"] = [{"item": i, "label": i % 2, "scores": [rng.random() for _ in models]} for i in (3, 4, 5)]
         else:
             user["top"] = [[held[0], *rng.sample(range(40), 4)] for _ in models]
+            user["hits"] = [[1, 0, 0, 0, 0] for _ in models]
             user["ranks"] = [[1, rng.randrange(2, 4000) / 2] for _ in models]
         out.append(user)
     size = range(len(models))
@@ -144,7 +145,8 @@ def users(preference: bool = False, n: int = 60, lower: bool = False) -> dict[st
         "models": models,
         "metric": "NDCG@10",
         "lower": lower,
-        "n": n,
+        "pooled": preference,
+        "n": [[n for _ in size] for _ in size],
         "wins": [[sum((g < 0) if lower else (g > 0) for g in gain[a][b]) for b in size] for a in size],
         "difference": mean,
         "low": [[m - 0.02 for m in row] for row in mean],

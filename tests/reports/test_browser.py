@@ -141,7 +141,7 @@ def test_two_models_are_compared(chromium: Any, path: Path) -> None:
         assert str(sum(ahead)) in verdict.inner_text().split(" users")[0]
         assert f"for {sum(behind)}," in verdict.inner_text()
         headings = part.locator(".examples h3").all_inner_texts()
-        assert headings == ["Where popularity wins most", "Where minilm-lora wins most"]
+        assert headings == ["Examples: where popularity wins most", "Examples: where minilm-lora wins most"]
         for side in (0, 1):
             summaries = part.locator(".examples").nth(side).locator("summary").all_inner_texts()
             assert 0 < len(summaries) <= 6

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import html
 import re
 import shlex
 from pathlib import Path
@@ -18,6 +20,7 @@ from benchmark.runs.run import prepare, run
 from tests.reports.browser import opened
 from tests.reports.made import made_part
 from tests.reports.test_table import FOUR, GRID
+from tests.test_cli import levelfield
 
 pytest.importorskip("plotly")
 
@@ -36,8 +39,8 @@ def test_a_page_of_real_runs(tiny_experiment: Path, tmp_path: Path) -> None:
     store = RunStore(tmp_path / "runs")
     one = chapter(experiment, store.root)
     table = build([one.part])
-    page = whole([one], table, store, "experiment.yaml")
-    assert page == whole([one], table, store, "experiment.yaml"), "byte-identical when rebuilt"
+    page = whole([one], table, store)
+    assert page == whole([one], table, store), "byte-identical when rebuilt"
     assert sections(page) == [
         "Leaderboard", "Quality against cost", "Seeds and intervals", "Learning curves", "User segments",
         "User by user", "Runs",
@@ -56,7 +59,7 @@ def test_a_grid_is_one_page_with_a_chapter_a_data_set(tiny_experiment: Path, tmp
     tiny_experiment.write_text(text.replace(block, GRID.format(folder=tiny_experiment.parent)), encoding="utf-8")
     store = RunStore(tmp_path / "runs")
     chapters = [chapter(e, store.root) for e in load_all(tiny_experiment)]
-    page = whole(chapters, build([c.part for c in chapters]), store, "experiment.yaml")
+    page = whole(chapters, build([c.part for c in chapters]), store)
     assert sections(page)[:3] == ["Leaderboard", "small: quality against cost", "small: seeds and intervals"]
     assert "liked: user by user" in sections(page)
     ids = re.findall(r' id="([^"]+)"', page)
@@ -88,24 +91,32 @@ def test_a_seed_is_a_point_and_a_group_a_colour_and_a_shape(tmp_path: Path) -> N
     assert len({color for color, _ in looks}) == len({symbol for _, symbol in looks}) == 3
 
 
-def test_the_command_beside_a_run_repeats_it(tiny_experiment: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    from tests.test_cli import levelfield
-
-    experiment = Experiment.load(tiny_experiment)
+def test_the_command_beside_a_run_repeats_it(
+    tiny_experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where overrides were given, a sweep selected values, and the label has signs that a shell reads."""
+    label = "a b|c&d"
+    text = tiny_experiment.read_text(encoding="utf-8").replace("  ease:", f"  '{label}':")
+    tiny_experiment.write_text(text, encoding="utf-8")
+    overrides = ["models.mf.embedding_size=4"]
+    experiment = Experiment.load(tiny_experiment, overrides).with_values({label: {"l2": 33.0}, "mf": {"loss": "bce"}})
     store = RunStore(tmp_path / "runs")
-    one = chapter(experiment, store.root)
-    page = whole([one], build([one.part]), store, str(tiny_experiment))
-    told = re.findall(r'data-copy="([^"]*)"', page)
-    assert len(told) == 6
-    words = shlex.split(told[3].replace("&#39;", "'"))  # ease, seed 1
-    assert words[:5] == ["levelfield", "run", str(tiny_experiment), "--only", "ease"]
+    told = dataclasses.replace(
+        chapter(experiment, store.root),
+        file=str(tiny_experiment),
+        overrides=overrides,
+        selected={label: {"l2": 33.0}, "mf": {"loss": "bce"}},
+    )
+    page = whole([told], build([told.part]), store)
+    commands = [html.unescape(c) for c in re.findall(r'data-copy="([^"]*)"', page)]
+    assert len(commands) == 6
     monkeypatch.chdir(tmp_path)
-    done = levelfield(*words[1:])
-    assert done.returncode == 0, done.stderr
-    (again,) = (tmp_path / "repeated" / "runs").glob("*/record.json")
-    assert (again.parent / "ranks.parquet").read_bytes() == (
-        store.folder(again.parent.name) / "ranks.parquet"
-    ).read_bytes()
+    for command, record in zip(commands[3:5], told.part.records[3:5], strict=True):  # EASE, seed 1; MF, seed 0
+        assert record is not None
+        done = levelfield(*shlex.split(command)[1:])
+        assert done.returncode == 0, done.stderr
+        repeated = RunStore(tmp_path / "repeated" / "runs")
+        assert repeated.ranks(record.key).equals(store.ranks(record.key))
 
 
 def test_a_real_page_in_a_browser(tiny_experiment: Path, tmp_path: Path, chromium: Any) -> None:
@@ -113,13 +124,13 @@ def test_a_real_page_in_a_browser(tiny_experiment: Path, tmp_path: Path, chromiu
     store = RunStore(tmp_path / "runs")
     path = tmp_path / "report.html"
     one = chapter(experiment, store.root)
-    path.write_text(whole([one], build([one.part]), store, "experiment.yaml"), encoding="utf-8")
+    path.write_text(whole([one], build([one.part]), store), encoding="utf-8")
     with opened(chromium, path) as view:
         view.get_by_role("button", name="AUC").first.click()
         assert view.locator("#leaderboard tr.model").first.is_visible()
         view.locator("#users select.a").select_option(label="ease")
         view.locator("#users select.b").select_option(label="mf")
         view.locator("#users .user summary").first.click()
-        assert view.locator("#users .user[open]").first.get_by_text("Recommended first").is_visible()
+        view.locator("#users .user[open]").first.get_by_text("Recommended first").wait_for()
         view.locator("#runs summary").first.click()
         assert view.locator("#runs .copy").first.is_visible()

@@ -114,11 +114,12 @@ def test_users_are_put_into_one_order_whatever_the_order_of_the_files(tmp_path: 
 def test_the_reference_is_the_best_baseline_on_validation_and_no_llm(tmp_path: Path) -> None:
     told = {"popularity": 0.1, "ease": 0.2, "mf": 0.3, "llm": 0.9}  # on validation, where the test part says otherwise
     p = made_part(tmp_path, FOUR, valid=told)
-    assert reference_of(p) == "mf"
+    assert reference_of(p, "ndcg@10") == "mf"
+    assert reference_of(p, "auc") == "mf", "of which nothing is known on validation"
     table = build([p])
     (legend,) = table.legend
     assert "† better, ‡ worse than mf, the baseline that is best on the validation part: p < 0.05" in legend
-    assert "paired over 200 users, counting how much seeds move a model, Holm over 3 comparisons a column" in legend
+    assert "paired over 200 users, counting how much seeds move a model, Holm over the comparisons" in legend
     assert cells(table, "llm")["ndcg@10"].mark == 1
     assert cells(table, "popularity")["ndcg@10"].mark == -1
     assert cells(table, "mf")["ndcg@10"].mark == 0
@@ -150,6 +151,33 @@ def test_the_marks_are_those_of_scipy(test: str, correction: str, tmp_path: Path
     np.testing.assert_allclose(found, expected, atol=0.01 if test == "permutation" else 1e-12)
     for label, value in zip(others, expected, strict=True):
         assert (cells(table, label)["auc"].mark != 0) == (value < 0.05)
+
+
+def test_each_metric_has_its_own_reference(tmp_path: Path) -> None:
+    def valid(label: str, seed: int) -> dict[str, Any]:
+        told = {"popularity": (0.1, 0.9), "ease": (0.2, 0.5), "mf": (0.15, 0.6), "llm": (0.9, 0.95)}[label]
+        return {"metrics": {"valid": {"ndcg@10": told[0], "auc": told[1]}, "test": {}}}
+
+    p = made_part(tmp_path, FOUR, record=valid)
+    assert [reference_of(p, metric) for metric in ("ndcg@10", "auc")] == ["ease", "popularity"]
+    assert "than ease (NDCG@10); popularity (AUC), the baseline that is best" in build([p]).legend[0]
+
+
+def test_a_model_with_one_finished_seed_is_taken_to_move_as_much_as_the_other(tmp_path: Path) -> None:
+    def one(label: str, seed: int) -> dict[str, Any]:
+        return {"status": "failed", "error": "x"} if (label, seed) == ("ease", 1) else {}
+
+    frames = {"ease": lambda seed: ranks(1.0), "mf": lambda seed: ranks(1.4 + 0.8 * (1, -1)[seed])}
+    table = build([part(*stored(tmp_path, frames, {}, {"ease": 1.0}, one))])
+    assert cells(table, "mf")["auc"].mark == 0
+    assert "mean ± s.d. over 1 to 2 seeds" in table.protocols[0]
+
+
+def test_one_user_has_no_interval_and_no_test(tmp_path: Path) -> None:
+    frames = {label: (lambda seed: ranks(1.0, users=1, noise=seed)) for label in ("ease", "mf")}
+    table = build([part(*stored(tmp_path, frames))])
+    cell = cells(table, "mf")["ndcg@10"]
+    assert (cell.low, cell.p, table.legend) == (None, None, ())
 
 
 def test_seeds_that_move_a_model_as_a_whole_take_marks_away(tmp_path: Path) -> None:
@@ -190,6 +218,11 @@ def test_missing_cells_say_why(tmp_path: Path) -> None:
     assert {c.reason for c in cells(table, "llm").values()} == {"not run"}
     assert "mf: RuntimeError: no room" in table.notes
     assert "ease: 1 of 2 seeds failed; KeyError" in table.notes
+    experiment = experiment.model_copy(update={"seeds": (0, 1, 2)})
+    later = build(
+        [part(experiment, [*records[:2], None, *records[2:4], None, *records[4:6], None, None, None, None], store)]
+    )
+    assert "popularity: 1 of 3 seeds not run" in later.notes
     assert cells(table, "ease")["ndcg@10"].sd is None
 
 
@@ -269,7 +302,7 @@ def test_experiments_of_different_protocols_are_never_joined(tiny_experiment: Pa
     for change, expected in (
         ({"task": second.task.model_copy(update={"min_history": 2})}, "task.min_history is 0 in the one and 2 in"),
         ({"seeds": (0,)}, r"seeds is \(0, 1\) in the one"),
-    ):
+    ):  # the same is said when such a file is loaded, before anything runs
         other = second.model_copy(update=change)
         parts = [part(e, [None] * len(e.specs()), store) for e in (first, other)]
         with pytest.raises(InputError, match=f"tiny-small and tiny-liked cannot stand in one table: {expected}"):
@@ -302,11 +335,20 @@ def test_published_numbers_stand_beside_ours_and_are_never_ranked(tmp_path: Path
     assert "| TIGER | – |" in render.markdown(table)
 
 
+def test_a_label_is_text_in_every_format(tmp_path: Path) -> None:
+    table = build([made_part(tmp_path, {"ease": 1.0})])
+    odd = dataclasses.replace(table, rows=(dataclasses.replace(table.rows[1], label="a|b_<x>&%"),))
+    assert r"| a\|b_\<x>&% |" in render.markdown(odd)
+    assert r"a|b\_$<$x$>$\&\% &" in render.latex(odd)
+    assert "a|b_&lt;x&gt;&amp;%" in render.contents(odd)["table.html"]
+
+
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
         ({"values": {"ndgc@10": 1}}, "published.ease: 'ndgc@10' is not among task.metrics; did you mean 'ndcg@10'?"),
         ({"values": {}}, "published.1.values"),
+        ({"values": {"auc": float("nan")}}, "published.1.values.auc: should be a finite number"),
         ({"values": {"auc": 0.5}}, "published.ease: 'auc' stands twice"),
         ({"values": {"auc": 0.5}, "sourc": "x"}, "unknown key 'sourc'; did you mean 'source'?"),
     ],

@@ -31,10 +31,10 @@ def test_wins_and_differences_are_those_of_the_users(tiny_experiment: Path) -> N
     found, p, _, _ = told(tiny_experiment)
     assert found["models"] == ["popularity", "ease", "mf"]
     matrix = p.outcomes.matrix("ndcg@10")
-    assert found["n"] == len(matrix)
     for a in range(3):
         for b in range(3):
             difference = matrix[:, a] - matrix[:, b]
+            assert found["n"][a][b] == len(matrix) * (a != b)
             assert found["wins"][a][b] == (difference > 0).sum()
             assert found["difference"][a][b] == pytest.approx(difference.mean(), abs=1e-5)
             assert found["low"][a][b] <= found["difference"][a][b] <= found["high"][a][b]
@@ -81,6 +81,7 @@ def test_examples_show_what_was_known_held_out_and_recommended(tiny_experiment: 
             ranks = store.ranks(key).filter(pl.col("user") == user["id"])
             place = {titles[row["item"]]: row["above"] + row["ties"] / 2 + 1 for row in ranks.iter_rows(named=True)}
             assert [place[items[i]] for i in user["held_out"]] == user["ranks"][m]
+            assert user["hits"][m] == [int(items[i] in place) for i in user["top"][m]], "also of what is not shown"
         for m, label in enumerate(found["models"]):
             at = p.outcomes.users.to_list().index(user["id"])
             assert user["values"][m] == pytest.approx(p.outcomes.values[label, "ndcg@10"][at], abs=1e-4)

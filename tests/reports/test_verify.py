@@ -29,7 +29,7 @@ def sound(tiny_experiment: Path, tmp_path: Path) -> Callable[..., list[Finding]]
 
     def faults(*overrides: str, rerun: int = 0, all_of_them: bool = False) -> list[Finding]:
         asked = Experiment.load(tiny_experiment, overrides)
-        found = check(asked, prepare(asked, store.root), store, folder, rerun)
+        found, _ = check(asked, prepare(asked, store.root), store, folder, rerun=rerun)
         return found if all_of_them else [f for f in found if f.fault]
 
     return faults
@@ -37,7 +37,7 @@ def sound(tiny_experiment: Path, tmp_path: Path) -> Callable[..., list[Finding]]
 
 def key_of(tmp_path: Path, label: str, seed: int = 0) -> str:
     runs = json.loads((tmp_path / "results" / "tiny" / "manifest.json").read_text())["runs"]
-    return next(key for key, told in runs.items() if (told["model"], told["seed"]) == (label, seed))
+    return next(key for key, told in runs.items() if ["tiny", label, seed] in told["rows"])
 
 
 def test_a_sound_table_has_no_fault_and_its_runs_repeat(sound: Callable[..., list[Finding]]) -> None:
@@ -72,7 +72,37 @@ def test_an_altered_table(sound: Callable[..., list[Finding]], tmp_path: Path) -
     said = [f"{Path(f.what.split(':')[0]).name}: {f.said}" for f in sound()]
     assert "table.tex: missing; write it again: levelfield table FILE" in said
     assert "table.csv: altered since it was written" in said
-    assert any(line.startswith("table.csv: mean is 0.999999, the manifest says") for line in said)
+    assert "table.csv: is not what the records give" in said
+
+
+def test_a_table_forged_with_its_manifest(sound: Callable[..., list[Finding]], tmp_path: Path) -> None:
+    """Every number and every hash agrees with every other one; the ranks do not."""
+    folder = tmp_path / "results" / "tiny"
+    told = json.loads((folder / "manifest.json").read_text())
+    cell = next(c for c in told["cells"] if (c["model"], c["column"]) == ("ease", "auc"))
+    for name in ("table.md", "table.tex", "table.csv", "table.html"):
+        text = (folder / name).read_text()
+        for old in (f"{cell['mean']:.4f}", f"{cell['mean']:.6f}"):
+            text = text.replace(old, "0.9876")
+        (folder / name).write_text(text)
+        told["files"][name] = manifest.sha256(folder / name)
+    cell["mean"] = 0.9876
+    (folder / "manifest.json").write_text(json.dumps(told))
+    said = [f"{f.what}: {f.said}" for f in sound()]
+    assert any("tiny, ease, auc: mean is 0.9876 in the manifest, the records give" in line for line in said)
+    assert any("table.md: is not what the records give" in line for line in said)
+
+
+def test_one_configuration_under_two_labels(tiny_experiment: Path, tmp_path: Path) -> None:
+    text = tiny_experiment.read_text(encoding="utf-8")
+    tiny_experiment.write_text(text.replace("  mf:", "  'a|b_<x>&%': {class: baselines.ease.EASE, l2: 10.0}\n  mf:"))
+    store, folder = RunStore(tmp_path / "runs"), tmp_path / "results" / "tiny"
+    experiment = Experiment.load(tiny_experiment)
+    parts = [part(experiment, run(experiment, store.root), store)]
+    table = build(parts)
+    manifest.write(manifest.build(table, parts, store, render.write(table, folder)), folder)
+    found, _ = check(experiment, prepare(experiment, store.root), store, folder)
+    assert [f for f in found if f.fault] == []
 
 
 def test_an_altered_record(sound: Callable[..., list[Finding]], tmp_path: Path) -> None:
@@ -165,9 +195,12 @@ def test_a_repeated_run_that_comes_out_otherwise_is_a_fault(
 
 def test_no_manifest_and_a_broken_one(sound: Callable[..., list[Finding]], tmp_path: Path) -> None:
     path = tmp_path / "results" / "tiny" / "manifest.json"
-    for text in ("{", "[]", '{"cells": 1, "runs": {}, "files": {}}'):
+    good = json.loads(path.read_text())
+    key = next(iter(good["runs"]))
+    broken = ({**good, "cells": [3]}, {**good, "runs": {key: {"rows": []}}}, {**good, "files": {"../x": "y"}}, 7)
+    for text in ("{", *map(json.dumps, broken)):
         path.write_text(text)
-        with pytest.raises(InputError, match="not a manifest"):
+        with pytest.raises(InputError, match=r"manifest.json: not a manifest: .*; write it again"):
             sound()
     path.unlink()
     with pytest.raises(InputError, match=r"no such file; first: levelfield table FILE"):

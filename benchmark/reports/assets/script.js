@@ -246,7 +246,7 @@ function compare(root, told) {
   const cell = (content, kind = "number") => element("td", {className: kind}, content);
 
   function about(user) {
-    const [a, b] = pair, held = new Set(user.held_out);
+    const [a, b] = pair;
     const out = [element("h4", {}, "History")];
     const left = user.n_history - user.history.length;
     out.push(element("p", {className: "small"}, user.n_history === 0 ? "Nothing before." :
@@ -259,17 +259,21 @@ function compare(root, told) {
       ])));
       return out;
     }
-    const few = user.held_out.length, n = user.n_held_out ?? few, of = n > few ? `: the first ${few} of ${n}` : "";
+    const few = user.held_out.length, n = user.n_held_out ?? few, of = n > few ? `: the ${few} ranked best of ${n}` : "";
     out.push(element("h4", {}, `Held out, with the ranks${of}`));
+    out.push(element("p", {className: "small"}, "Ranks and lists are of the first seed, the numbers above means."));
     out.push(table("Ranks", ["Item", models[a], models[b]], user.held_out.map((item, i) => [
       cell(items[item], "text"), cell(count(user.ranks[a][i])), cell(count(user.ranks[b][i])),
     ])));
-    const recommended = (item) => item === undefined ? cell("–", "text") : held.has(item)
-      ? element("td", {className: "text hit"}, "✓ ", items[item], element("span", {className: "sr"}, " (held out)"))
-      : cell(items[item], "text");
+    const recommended = (model, i) => {
+      const item = user.top[model][i];
+      return item === undefined ? cell("–", "text") : user.hits[model][i]
+        ? element("td", {className: "text hit"}, "✓ ", items[item], element("span", {className: "sr"}, " (held out)"))
+        : cell(items[item], "text");
+    };
     out.push(element("h4", {}, "Recommended first (✓ held out)"));
     const top = table("First recommendations", ["Rank", models[a], models[b]], Array.from({length: BEST}, (_, i) => [
-      cell(`${i + 1}`), recommended(user.top[a][i]), recommended(user.top[b][i]),
+      cell(`${i + 1}`), recommended(a, i), recommended(b, i),
     ]));
     all("th", top).forEach((head, j) => { head.className = j ? "text" : "number"; });
     out.push(top);
@@ -318,18 +322,19 @@ function compare(root, told) {
 
   function verdict() {
     const [a, b] = pair, {n, wins, difference, low, high, p} = told;
-    const ties = n - wins[a][b] - wins[b][a], chance = p[a][b];
+    const of = n[a][b], ties = of - wins[a][b] - wins[b][a], chance = p[a][b];
     const interval = `[${fixed(low[a][b], 3)}, ${fixed(high[a][b], 3)}]`;
     const p_value = chance < 0.001 ? "p < 0.001" : `p = ${chance?.toPrecision(2)}`;
     const tested = chance == null ? "" : `, ${p_value} (not corrected)`;
     root.querySelector(".verdict").replaceChildren(
       element("strong", {}, models[a]), ` better for ${count(wins[a][b])} users, `,
-      element("strong", {}, models[b]), ` for ${count(wins[b][a])}, equal for ${count(ties)} (of ${count(n)}): `
-      + `mean difference ${signed(difference[a][b], 4)} ${interval}${tested}`);
+      element("strong", {}, models[b]), ` for ${count(wins[b][a])}, equal for ${count(ties)} (of ${count(of)}): `
+      + `mean difference ${signed(difference[a][b], 4)} ${interval}${tested}`
+      + (told.pooled ? `. ${told.metric} is of all rows together: a user's number is the user's share in it.` : ""));
     const parts = {a: [models[a], wins[a][b]], tie: ["equal", ties], b: [models[b], wins[b][a]]};
     for (const [part, [name, users]] of Object.entries(parts)) {
       Object.assign(root.querySelector(`.wins .${part}`), {hidden: users === 0}).style.flexGrow = users;
-      root.querySelector(`.key .${part}`).textContent = `${name} ${fixed(100 * users / n, 0)} %`;
+      root.querySelector(`.key .${part}`).textContent = `${name} ${fixed(100 * users / Math.max(of, 1), 0)} %`;
     }
   }
 
@@ -338,7 +343,7 @@ function compare(root, told) {
       const other = pair[1 - side], ahead = ({values}) => sign * (values[model] - values[other]);
       const both = users.filter(({values}) => values[model] != null && values[other] != null);
       const most = both.filter((user) => ahead(user) > 0).sort((x, y) => ahead(y) - ahead(x)).slice(0, MOST);
-      titles[side].textContent = `Where ${models[model]} wins most`;
+      titles[side].textContent = `Examples: where ${models[model]} wins most`;
       lists[side].replaceChildren(...most.map((user) => details(user)),
         ...(most.length ? [] : [element("p", {className: "small"}, "No such user among the examples.")]));
     });
