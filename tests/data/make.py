@@ -31,3 +31,14 @@ def dataset(n: int = 400, users: int = 20, items: int = 30, seed: int = 0, span:
 def shuffled(raw: pl.DataFrame, seed: int) -> pl.DataFrame:
     """Return the rows in another order."""
     return raw[np.random.default_rng(seed).permutation(raw.height)]
+
+
+def rows_of(data: Dataset) -> list[tuple[object, ...]]:
+    """Return the interactions with their raw ids, sorted: (user, item) and whatever else is known of each."""
+    users, items = (data.users["user_id"].to_list(), data.items["item_id"].to_list())
+    return sorted((users[row[0]], items[row[1]], *row[2:]) for row in data.interactions.rows())
+
+
+def items_of(data: Dataset) -> dict[str, dict[str, object]]:
+    """Return item_id -> its features."""
+    return {row.pop("item_id"): row for row in data.items.to_dicts()}

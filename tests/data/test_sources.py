@@ -51,7 +51,7 @@ def test_the_field_source_chooses_the_class() -> None:
 
 def test_an_unknown_source_or_key_is_refused() -> None:
     with pytest.raises(ValidationError, match="movielens-100k"):
-        TypeAdapter(Source).validate_python({"source": "movielens"})
+        TypeAdapter(Source).validate_python({"source": "movielens-10k"})
     with pytest.raises(ValidationError, match="separater"):
         TypeAdapter(Source).validate_python({"source": "csv", "interactions": "a.csv", "separater": ";"})
 
@@ -247,6 +247,10 @@ def test_bad_csv(text: str | bytes, expected: str) -> None:
 def test_not_utf8_far_into_a_long_file() -> None:
     head = b"user_id,item_id\n" + b"user,\xc3\xa9t\n" * 700_000
     says(head + b"a,\xff\n", f"log.csv: line 700002, byte {len(head) + 2}: not UTF-8, expected UTF-8 text")
+
+
+def test_a_line_with_too_many_fields_is_found_where_only_some_columns_are_read() -> None:
+    says("user_id,text,item_id\na,fine,x\na,one, two,x\n", "log.csv: line 3: found 4 fields, expected 3 as in line 1")
 
 
 def test_a_mapped_column_is_named_as_in_the_file() -> None:

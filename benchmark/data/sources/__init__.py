@@ -6,15 +6,41 @@ from typing import Annotated
 
 from pydantic import Field
 
+from benchmark.data.sources.amazon_reviews import AmazonReviews
+from benchmark.data.sources.book_crossing import BookCrossing
 from benchmark.data.sources.csv import Csv
+from benchmark.data.sources.goodbooks_10k import Goodbooks10K
+from benchmark.data.sources.mind import Mind
+from benchmark.data.sources.movielens import MovieLens
 from benchmark.data.sources.movielens_100k import MovieLens100K
 from benchmark.data.sources.recbole_atomic import RecBoleAtomic
+from benchmark.data.sources.steam_200k import Steam200K
+from benchmark.data.sources.yelp import Yelp
 
 Source = Annotated[
     MovieLens100K  #
     | Csv
-    | RecBoleAtomic,
+    | RecBoleAtomic
+    | MovieLens
+    | AmazonReviews
+    | BookCrossing
+    | Steam200K
+    | Goodbooks10K
+    | Mind
+    | Yelp,
     Field(discriminator="source"),
 ]
 
-__all__ = ["Csv", "MovieLens100K", "RecBoleAtomic", "Source"]
+__all__ = [
+    "AmazonReviews",
+    "BookCrossing",
+    "Csv",
+    "Goodbooks10K",
+    "Mind",
+    "MovieLens",
+    "MovieLens100K",
+    "RecBoleAtomic",
+    "Source",
+    "Steam200K",
+    "Yelp",
+]

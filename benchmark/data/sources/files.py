@@ -6,18 +6,23 @@ import codecs
 import csv
 import gzip
 import hashlib
+import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import IO
 
 import polars as pl
 
 from benchmark.data.schema import RATING, TIMESTAMP
 from benchmark.data.sources.canonical import Origin
+from benchmark.data.sources.raw import Raw, member
 from benchmark.errors import InputError, nearest
 
-_UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, zlib.error)
+UNREADABLE = (
+    *(pl.exceptions.PolarsError, pl.exceptions.PanicException),
+    *(OSError, EOFError, zlib.error, zipfile.BadZipFile),
+)
 _CHUNK = 1 << 22
 
 
@@ -43,24 +48,24 @@ def content_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_header(path: Path, separator: str | None = None, quote: str | None = '"') -> list[str]:
+def read_header(path: Path | Raw, separator: str | None = None, quote: str | None = '"') -> list[str]:
     """Return the names of the file's columns.
 
     Raises:
         InputError: no such file, unreadable, empty, not UTF-8, or a name stands there twice.
     """
-    path = existing(path)
+    path = _present(path)
     try:
-        if _is_parquet(path):
+        if isinstance(path, Path) and _is_parquet(path):
             return list(pl.read_parquet_schema(path))
-        with _open(path) as file:
+        with open_text(path) as file:
             first = file.readline().removeprefix(codecs.BOM_UTF8)
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
     try:
         line = first.decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise _not_utf8(path) or _unreadable(path, error) from error
+        raise not_utf8(path) or unreadable(path, error) from error
     if not line:
         raise InputError(f"{path}: empty, expected a line of column names")
     delimiter = separator or separator_of(path)
@@ -75,16 +80,21 @@ def read_header(path: Path, separator: str | None = None, quote: str | None = '"
 
 
 def read_table(
-    path: Path, columns: Mapping[str, str], separator: str | None = None, quote: str | None = '"'
+    path: Path | Raw,
+    columns: Mapping[str, str],
+    separator: str | None = None,
+    quote: str | None = '"',
+    header: Sequence[str] | None = None,
 ) -> tuple[pl.DataFrame, Origin]:
     """Read the given columns of a file.
 
     Args:
-        path: .parquet, or text with a header (.csv, .tsv and the like, plain or .gz).
+        path: .parquet, or text with a header (.csv, .tsv and the like, plain or .gz), or Raw text.
         columns: our name -> the file's column. ``rating`` and ``timestamp`` become numbers (dates become seconds since
             1970 in UTC); of a text file every other column is read as text.
         separator: of a text file; None means a comma for .csv and a tab otherwise.
         quote: the quoting character of a text file, or None.
+        header: the names of the columns of a text file that has no line of names; None: its first line holds them.
 
     Returns:
         The frame under our names, and where it came from.
@@ -92,25 +102,27 @@ def read_table(
     Raises:
         InputError: no such file or column; unreadable; not UTF-8; text where a number should be.
     """
-    header = read_header(path, separator, quote)
-    path = existing(path)
-    parquet = _is_parquet(path)
-    origin = Origin(path, dict(columns), None if parquet else 2)
+    names = list(header) if header is not None else read_header(path, separator, quote)
+    path = _present(path)
+    parquet = isinstance(path, Path) and _is_parquet(path)
+    origin = Origin(
+        path if isinstance(path, Path) else str(path), dict(columns), None if parquet else 1 + (header is None)
+    )
     for name, column in columns.items():
-        if column not in header:
-            raise origin.missing(name, header)
+        if column not in names:
+            raise origin.missing(name, names)
     wanted = list(dict.fromkeys(columns.values()))
     try:
-        if parquet:
+        if isinstance(path, Path) and parquet:
             frame = pl.read_parquet(path, columns=wanted)
         else:
-            frame = _read_text(path, header, columns, separator or separator_of(path), quote, origin)
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
+            frame = _read_text(path, names, columns, separator or separator_of(path), quote, header is None, origin)
+    except UNREADABLE as error:
+        raise unreadable(path, error) from error
     frame = frame.select(pl.col(column).alias(name) for name, column in columns.items())
     for name in (RATING, TIMESTAMP):
         if name in frame.columns:
-            frame = frame.with_columns(_numbers(frame[name], name, origin))
+            frame = frame.with_columns(numbers(frame[name], name, origin))
     return frame, origin
 
 
@@ -131,21 +143,39 @@ def infer_types(frame: pl.DataFrame, text: tuple[str, ...]) -> pl.DataFrame:
     return pl.DataFrame(typed)
 
 
-def separator_of(path: Path) -> str:
+def separator_of(path: Path | Raw) -> str:
     """Return the separator that the suffix stands for."""
-    return "," if ".csv" in path.suffixes else "\t"
+    return "," if ".csv" in PurePath(str(path)).suffixes else "\t"
 
 
 def _is_parquet(path: Path) -> bool:
     return path.suffix == ".parquet"
 
 
-def _open(path: Path) -> IO[bytes]:
+def open_text(path: Path | Raw) -> IO[bytes]:
+    """Return the text of a file, unpacked where it is a .gz."""
+    if isinstance(path, Raw):
+        return path.open()
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
 
 
+def _present(path: Path | Raw) -> Path | Raw:
+    """Return the path, with ``~`` expanded; raises InputError where there is no such file or member."""
+    if isinstance(path, Path):
+        return existing(path)
+    if path.member is not None:
+        member(existing(path.path), path.member)
+    return Raw(existing(path.path), path.member, path.encoding, path.translate)
+
+
 def _read_text(
-    path: Path, header: list[str], columns: Mapping[str, str], separator: str, quote: str | None, origin: Origin
+    path: Path | Raw,
+    header: list[str],
+    columns: Mapping[str, str],
+    separator: str,
+    quote: str | None,
+    has_header: bool,
+    origin: Origin,
 ) -> pl.DataFrame:
     """Read columns of a text file; numbers straight as numbers, and only where that fails as text first."""
     dtypes: dict[str, type[pl.DataType]] = dict.fromkeys(header, pl.String)
@@ -154,22 +184,31 @@ def _read_text(
     }
 
     def read(schema: dict[str, type[pl.DataType]]) -> pl.DataFrame:
-        wanted = list(dict.fromkeys(columns.values()))
-        return pl.read_csv(path, columns=wanted, separator=separator, quote_char=quote, schema=schema)
+        text = pl.scan_csv(
+            path if isinstance(path, Path) else path.open(),
+            separator=separator,
+            quote_char=quote,
+            schema=schema,
+            has_header=has_header,
+        )
+        # all columns are parsed, in a stream: of a part of them polars would not notice a line with too many fields
+        whole_lines = pl.QueryOptFlags(projection_pushdown=False)
+        wanted = text.select(list(dict.fromkeys(columns.values())))
+        return wanted.collect(engine="streaming", optimizations=whole_lines)
 
     try:
         return read(dtypes | numbers)
     except pl.exceptions.PolarsError:
-        if (error := _not_utf8(path)) is not None:
+        if (error := not_utf8(path)) is not None:
             raise error from None
-        if (error := _misshapen(path, len(header), separator, quote)) is not None:
+        if (error := _misshapen(path, len(header), separator, quote, has_header)) is not None:
             raise error from None
         if not numbers:
             raise
     return read(dtypes)
 
 
-def _numbers(values: pl.Series, name: str, origin: Origin) -> pl.Series:
+def numbers(values: pl.Series, name: str, origin: Origin) -> pl.Series:
     """Return ratings or timestamps as numbers; dates as seconds since 1970 in UTC."""
     if name == TIMESTAMP and values.dtype.is_temporal():
         return _seconds(values)
@@ -197,13 +236,14 @@ def _seconds(dates: pl.Series) -> pl.Series:
     return dates.cast(pl.Datetime("us", getattr(dates.dtype, "time_zone", None))).to_physical().cast(pl.Float64) / 1e6
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
-    with _open(path) as file:
+def _chunks(path: Path | Raw) -> Iterator[bytes]:
+    # what is stored as UTF-8 is judged as it is stored, so that the place of a wrong byte is right
+    with path.stream() if isinstance(path, Raw) and path.encoding == "utf-8" else open_text(path) as file:
         while chunk := file.read(_CHUNK):
             yield chunk
 
 
-def _not_utf8(path: Path) -> InputError | None:
+def not_utf8(path: Path | Raw) -> InputError | None:
     """Return the error for the first byte that is not UTF-8, or None."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     done, lines = 0, 1
@@ -219,14 +259,15 @@ def _not_utf8(path: Path) -> InputError | None:
         start = error.start - pending  # the decoder put pending bytes of the chunk before in front
         line = lines + chunk[: max(start, 0)].count(b"\n")
         return InputError(f"{path}: line {line}, byte {done + start}: not UTF-8, expected UTF-8 text")
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     return None
 
 
-def _misshapen(path: Path, width: int, separator: str, quote: str | None) -> InputError | None:
+def _misshapen(path: Path | Raw, width: int, separator: str, quote: str | None, has_header: bool) -> InputError | None:
     """Return the error for the first line with more fields than the header or an open quote, or None."""
-    lines = (line.decode() for line in _open(path))
+    expected = f"{width} as in line 1" if has_header else str(width)
+    lines = (line.decode() for line in open_text(path))
     reader = csv.reader(
         lines, delimiter=separator, quotechar=quote, quoting=csv.QUOTE_MINIMAL if quote else csv.QUOTE_NONE, strict=True
     )
@@ -234,16 +275,17 @@ def _misshapen(path: Path, width: int, separator: str, quote: str | None) -> Inp
     try:
         for fields in reader:
             if len(fields) > width:
-                return InputError(f"{path}: line {end + 1}: found {len(fields)} fields, expected {width} as in line 1")
+                return InputError(f"{path}: line {end + 1}: found {len(fields)} fields, expected {expected}")
             end = reader.line_num
     except csv.Error as error:
         return InputError(f"{path}: line {end + 1}: {error}; is a quote left open?")
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     return None
 
 
-def _unreadable(path: Path, error: BaseException) -> InputError:
-    """Return the one-line error for whatever a reader said."""
+def unreadable(path: Path | Raw, error: BaseException, kind: str = "a text table") -> InputError:
+    """Return the one-line error for whatever a reader of ``kind`` said."""
     said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return InputError(f"{path}: cannot be read as {'parquet' if _is_parquet(path) else 'a text table'}: {said[:200]}")
+    kind = "parquet" if isinstance(path, Path) and _is_parquet(path) else kind
+    return InputError(f"{path}: cannot be read as {kind}: {said[:200]}")
