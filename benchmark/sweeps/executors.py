@@ -172,7 +172,7 @@ class RayWorkers:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    ray.init(address, log_to_driver=False, logging_level="error", **own)
+                    _connect(ray, address, own)
             except (ConnectionError, ValueError, TimeoutError, RuntimeError) as error:
                 first = str(error).strip().splitlines()[0]
                 hint = " (is its token in RAY_AUTH_TOKEN, with RAY_AUTH_MODE=token?)" if "://" in str(address) else ""
@@ -243,6 +243,18 @@ class RayWorkers:
                 self.ray.cancel(task, force=True)
         if self._started:
             self.ray.shutdown()
+
+
+def _connect(ray: Any, address: str | None, own: dict[str, Any], tries: int = 3) -> None:
+    """Begin with Ray. A busy cluster's client server may take too long to start its part: it is asked again."""
+    for left in reversed(range(tries)):
+        try:
+            ray.init(address, log_to_driver=False, logging_level="error", **own)
+            return
+        except ConnectionError as error:
+            if not left or "Initialization failure" not in str(error):
+                raise
+            ray.shutdown()
 
 
 def _check_reachable(address: str | None) -> None:
