@@ -276,9 +276,9 @@ def markdown(body: dict[str, Any]) -> str:
             "them decide how wide the interval of a pooled AUC is. With few users Student's interval misses on the "
             "same tables too. An interval that covers 92.5 % is a tenth too narrow: read those of 50 users so.",
             "",
-            "With the seeds counted, figures below 3.5 % are those of a cautious test: how much a seed moves a model is "
-            "guessed from two to five of them, and where it moves nothing some movement is seen all the same. Those of "
-            "one seed are what a test over users does that cannot know better: a table of one seed says so under it.",
+            "With the seeds counted, figures below 3.5 % are those of a cautious test: how much a seed moves a model "
+            "is guessed from two to five of them, and where it moves nothing some movement is seen all the same. Those "
+            "of one seed are what a test over users does, which cannot know better: a table of one seed says so.",
         ]
     return "\n".join(lines) + "\n"
 
