@@ -10,7 +10,11 @@ from benchmark.reports.render import GROUP_TITLES, interval, marked, shown
 from benchmark.reports.table import Cell, Column, ComparisonTable, Row
 
 PLACES = {1: "best of the column", 2: "second of the column"}
-AGAINST = {1: "better than the reference", -1: "worse than the reference", 0: "no difference to the reference told"}
+AGAINST = {
+    1: "better than the best baseline",
+    -1: "worse than the best baseline",
+    0: "no difference to the best baseline told",
+}
 FEW_NOTES = 8  # more are folded away
 
 

@@ -91,7 +91,8 @@ def cells(table: ComparisonTable, parts: Sequence[Part]) -> list[dict[str, Any]]
             for column, cell in zip(table.columns, row.cells, strict=True):
                 if column.dataset in ("", p.dataset) and column.kind in ("metric", "cost"):
                     told = {"mean": cell.mean, "sd": cell.sd, "low": cell.low, "high": cell.high, "p": cell.p}
-                    known = {name: value for name, value in told.items() if value is not None}
+                    # the last digits of a sum depend on how it was summed
+                    known = {name: float(f"{value:.10g}") for name, value in told.items() if value is not None}
                     where = {"dataset": p.dataset, "model": label, "column": column.name, "runs": keys}
                     out.append({**where, **known, **({"reason": cell.reason} if cell.reason else {})})
     return out

@@ -163,7 +163,10 @@ def _bare(figure: Any) -> dict[str, Any]:
 
 
 def _json(value: Any) -> str:
-    finite = json.loads(json.dumps(value), parse_constant=lambda _: None)  # a browser reads no NaN
+    # a browser reads no NaN, and the last digits of a sum depend on how it was summed
+    finite = json.loads(
+        json.dumps(value), parse_constant=lambda _: None, parse_float=lambda x: float(f"{float(x):.10g}")
+    )
     return json.dumps(finite, separators=(",", ":"), ensure_ascii=False)
 
 

@@ -117,7 +117,7 @@ def markdown(table: ComparisonTable) -> str:
 
 
 def _escaped(value: str) -> str:
-    return re.sub(r"([\\`*<|\[])", r"\\\1", " ".join(value.split()))
+    return re.sub(r"([\\`*|\[]|<(?=[a-zA-Z/!]))", r"\\\1", " ".join(value.split()))
 
 
 _LATEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",

@@ -285,46 +285,47 @@ def _rank(by_label: dict[str, list[Cell]], metrics: Sequence[str]) -> None:
 
 
 def reference_of(p: Part, metric: str) -> str | None:
-    """Return the baseline that the others are compared with: the best one, no LLM, by the metric on validation.
+    """Return the baseline that the others are compared with: the best one of the column, no LLM."""
+    sign = 1 if higher_is_better(parse_metric(metric).name) else -1
+    means = {label: statistics.fmean(p.outcomes.seeds[label, metric]) for label in _comparable(p, metric)}
+    baselines = [label for label in means if p.groups[label] not in LLM]
+    return max(baselines, key=lambda label: sign * means[label], default=None)
 
-    Chosen there because the best of many on the test part is too good by luck, and those behind it would be called
-    worse too often. A metric that was not asked for when the runs were made has the reference of the task's first one
-    that was.
-    """
-    for by in dict.fromkeys([metric, *p.experiment.task.metrics]):
-        sign = 1 if higher_is_better(parse_metric(by).name) else -1
-        values = {}
-        for label in p.experiment.models:
-            done = p.finished(label) if p.groups[label] not in LLM else []
-            known = [v for r in done if (v := r.metrics.get("valid", {}).get(by)) is not None]
-            if done and len(known) == len(done):
-                values[label] = sign * statistics.fmean(known)
-        if values and metric in p.outcomes.metrics:
-            return max(values, key=lambda label: values[label])
-    return None
+
+def _comparable(p: Part, metric: str) -> list[str]:
+    """Return the labels that have the metric for two users at least: fewer tell nothing of the spread."""
+    if metric not in p.outcomes.metrics:
+        return []
+    return [label for label in p.outcomes.labels if np.isfinite(p.outcomes.values[label, metric]).sum() > 1]
 
 
 def _mark(p: Part, by_label: dict[str, list[Cell]]) -> dict[str, str]:
-    """Note in each metric column which rows differ from its reference, corrected for their number; return those."""
-    settings, outcomes, references = p.experiment.report, p.outcomes, dict[str, str]()
+    """Note in each metric column which rows differ from the best baseline; return the latter by metric.
+
+    The best baseline is the one that was best by luck too, so that those behind it would be called worse too often. It
+    is picked by looking at all: the correction is therefore for all comparisons with any baseline, of which those with
+    the best one are shown.
+    """
+    settings, references = p.experiment.report, dict[str, str]()
     for j, metric in enumerate(p.experiment.task.metrics):
-        reference = reference_of(p, metric)
-        if reference is None:
-            continue
-        others = [
-            label
-            for label in outcomes.labels
-            if label != reference and (np.isfinite(outcomes.values[label, metric])).sum() > 1
-        ]
-        if not others or np.isfinite(outcomes.values[reference, metric]).sum() < 2:
+        reference, labels = reference_of(p, metric), _comparable(p, metric)
+        if reference is None or len(labels) < 2:
             continue
         references[metric] = reference
-        raw = p_values(p, metric, others, reference)
-        against = by_label[reference][j].mean
-        for label, p_value in zip(others, map(float, adjust(raw, settings.correction)), strict=True):
-            cell = by_label[label][j]
-            if cell.mean is None or against is None or np.isnan(p_value):
+        ordered = sorted(labels, key=lambda label: p.groups[label] in LLM)  # baselines first: each pair once
+        n_baselines = sum(p.groups[label] not in LLM for label in labels)
+        pairs, found = list[set[str]](), list[float]()
+        for i, baseline in enumerate(ordered[:n_baselines]):
+            others = ordered[i + 1 :]
+            pairs += [{label, baseline} for label in others]
+            found += p_values(p, metric, others, baseline).tolist() if others else []
+        against = statistics.fmean(p.outcomes.seeds[reference, metric])
+        for pair, p_value in zip(pairs, map(float, adjust(np.array(found), settings.correction)), strict=True):
+            if reference not in pair or np.isnan(p_value):
                 continue
+            (label,) = pair - {reference}
+            cell = by_label[label][j]
+            assert cell.mean is not None
             better = (cell.mean > against) == higher_is_better(parse_metric(metric).name)
             mark = (1 if better else -1) if p_value < settings.significance else 0
             by_label[label][j] = dataclasses.replace(cell, p=p_value, mark=mark)
@@ -372,9 +373,9 @@ def _legend(p: Part, dataset: str, references: Mapping[str, str]) -> list[str]:
     numbers = {len(seeds) for seeds in p.outcomes.seeds.values()}
     seeds = "of one seed, which may have been lucky" if max(numbers) < 2 else "counting how much seeds move a model"
     return [
-        f"{dataset + ': ' if dataset else ''}† better, ‡ worse than {which}, the baseline that is best on the "
-        f"validation part: p < {settings.significance:g}, {how} paired over {n:,} users, {seeds}, {correction} over "
-        "the comparisons of a column."
+        f"{dataset + ': ' if dataset else ''}† better, ‡ worse than the best baseline, {which}: "
+        f"p < {settings.significance:g}, {how} paired over {n:,} users, {seeds}, {correction} over all comparisons of "
+        "a column with any baseline, since the best is picked by looking."
     ]
 
 

@@ -117,8 +117,7 @@ def rebuilt(parts: Sequence[Part], folder: Path) -> list[Finding]:
             continue
         for key in ("mean", "sd", "low", "high", "p", "reason"):
             a, b = old.get(key), new.get(key)
-            near = isinstance(a, (int, float)) and isinstance(b, (int, float)) and abs(a - b) <= _EXACT
-            if a != b and not near:
+            if a != b and not _near(a, b):
                 out.append(Finding(where, f"{key} is {a} in the manifest, the records give {b}", True))
                 break
     for file, content in render.contents(table).items():
@@ -126,6 +125,11 @@ def rebuilt(parts: Sequence[Part], folder: Path) -> list[Finding]:
         if path.exists() and path.read_text(encoding="utf-8") != content:
             out.append(Finding(str(path), "is not what the records give", True))
     return out or [Finding("table", f"{len(now)} cells and the files are what the records give")]
+
+
+def _near(a: Any, b: Any) -> bool:
+    numbers = isinstance(a, (int, float)) and isinstance(b, (int, float))
+    return numbers and math.isclose(a, b, rel_tol=1e-8, abs_tol=1e-10)
 
 
 def check_joint(parts: Sequence[Part], folder: Path) -> list[Finding]:

@@ -77,7 +77,8 @@ def commit() -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     sha = git("rev-parse", "HEAD")
-    return {"commit": sha, "dirty": bool(git("status", "--porcelain", "--untracked-files=no")) if sha else False}
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results") if sha else None
+    return {"commit": sha, "dirty": bool(changed)}
 
 
 @cache

@@ -107,7 +107,7 @@ def comparison(several: bool = True) -> ComparisonTable:
             "ranked against the full catalogue, seen items removed; mean ± s.d. over 3 seeds."
             for d in (DATASETS if several else ("ml-100k",))
         ),
-        legend=("† better, ‡ worse than ease, the baseline that is best on the validation part: p < 0.05, Holm.",),
+        legend=("† better, ‡ worse than the best baseline, ease: p < 0.05, Holm.",),
         notes=("bpr-mf: 1 of 3 seeds failed", f"evil {NASTY}: trained on 1000 rows"),
     )
 

@@ -30,10 +30,10 @@ def test_a_cell_says_all_that_is_known() -> None:
     assert "<u>0.2000</u>" in html
     assert ">†</span>" in html
     assert ">‡</span>" in html
-    assert 'data-value="0.25" title="better than the reference, p &lt; 0.001"' in html
+    assert 'data-value="0.25" title="better than the best baseline, p &lt; 0.001"' in html
     assert told(html) == (
-        "0.2500 ± 0.0010, best of the column, better than the reference, p &lt; 0.001[0.200, 0.300] | "
-        "0.2000, second of the column, worse than the reference, p = 0.040"
+        "0.2500 ± 0.0010, best of the column, better than the best baseline, p &lt; 0.001[0.200, 0.300] | "
+        "0.2000, second of the column, worse than the best baseline, p = 0.040"
     )
 
 

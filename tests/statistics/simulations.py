@@ -131,6 +131,25 @@ def p_values_of_equals(
     return np.concatenate(found)
 
 
+def any_mark_of_the_best(values: np.ndarray, method: Literal["holm", "bh"], level: float = 0.05) -> tuple[float, float]:
+    """Return the shares of tables with a mark against the best model: corrected for all pairs, and for its own alone.
+
+    Args:
+        values: (users, tables, models) of equally good models.
+        method: of correction.
+        level: below which a cell is marked.
+    """
+    users, tables, models = values.shape
+    first, second = np.triu_indices(models, 1)
+    difference = (values[..., first] - values[..., second]).reshape(users, -1)
+    p = paired_p_values(difference, np.zeros(users)).reshape(tables, -1)
+    best = values.mean(axis=0).argmax(axis=1)[:, None]
+    own = (first[None] == best) | (second[None] == best)
+    all_pairs = [(adjust(row, method)[mine] <= level).any() for row, mine in zip(p, own, strict=True)]
+    own_pairs = [(adjust(row[mine], method) <= level).any() for row, mine in zip(p, own, strict=True)]
+    return float(np.mean(all_pairs)), float(np.mean(own_pairs))
+
+
 def any_mark(p: np.ndarray, method: Literal["holm", "bh"], level: float = 0.05) -> float:
     """Return the share of tables with a corrected p-value of at most ``level``, of (tables, models) p-values."""
     return float(np.mean([(adjust(row, method) <= level).any() for row in p]))
