@@ -12,7 +12,6 @@ import polars as pl
 from benchmark.data.batch import BatchSpec
 from benchmark.data.datamodule import RecDataModule
 from benchmark.data.schema import ITEM_ID, TITLE, USER_ID, SplitData
-from benchmark.data.split import known
 from benchmark.evaluation.metrics import higher_is_better, parse_metric
 from benchmark.evaluation.significance import bootstrap_intervals
 from benchmark.reports.segments import places
@@ -147,18 +146,16 @@ def _users(p: Part, split: SplitData, chosen: Array, items: _Items, labels: Sequ
     assert outcomes.targets is not None
     ids = outcomes.users[chosen]
     inner = places(split.users[USER_ID], ids)
-    before = known(split, "test")
     rows = RecDataModule(split, task, BatchSpec("pointwise", max_history=1)).rows("test")
-    row_user, stop = rows.user.numpy(), rows.stop.numpy()
-    end = np.full(split.users.height, -1)
-    end[row_user[::-1]] = stop[::-1]  # the first row's of a user, where there are several
+    row_user = rows.user.numpy()
+    first = np.zeros(split.users.height, np.int64)
+    first[row_user[::-1]] = np.arange(len(row_user))[::-1]  # of a user's rows the first
     telling = [n for n in split.users.columns if n != USER_ID and split.users[n].n_unique() <= TELLING]
     about = split.users[inner].select(telling).to_dicts() if telling else [{}] * len(inner)
     bounds = np.searchsorted(outcomes.targets["user"].to_numpy(), [chosen, chosen + 1])
     out = []
     for k, user in enumerate(inner):
-        start = before.offsets[user]
-        history = before.item[start : max(end[user], start)]
+        history = rows.sequences.item.numpy()[rows.start[first[user]] : rows.stop[first[user]]]
         features = [(name, value) for name, value in about[k].items() if _plain(value)]
         told = {
             "id": ids[k],

@@ -58,6 +58,23 @@ def test_where_less_is_better_less_wins(tiny_experiment: Path) -> None:
     assert all(0 < score < 1 for row in user["rows"] for score in row["scores"])
 
 
+def test_the_history_of_a_preference_row_is_what_the_model_read(tiny_experiment: Path) -> None:
+    over = [
+        "task.kind=preference",
+        "task.metrics=[auc]",
+        "task.history=before_target",
+        "models.mf.loss=bce",
+        "seeds=[0]",
+    ]
+    found, _, data, _ = told(tiny_experiment, *over)
+    split = data.split
+    for user in found["users"]:
+        inner = split.users["user_id"].to_list().index(user["id"])
+        first = split.test.time[split.test.user == inner].min()
+        earlier = sum(int((rows.time[rows.user == inner] < first).sum()) for rows in (split.train, split.valid))
+        assert user["n_history"] == earlier
+
+
 def test_examples_show_what_was_known_held_out_and_recommended(tiny_experiment: Path) -> None:
     found, p, data, store = told(tiny_experiment)
     split, items = data.split, found["items"]
