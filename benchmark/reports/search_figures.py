@@ -80,7 +80,10 @@ def figures(study: optuna.Study) -> dict[str, Figure]:
             out["Slices"] = _slices(draw.plot_slice(view, params=varied, target_name=name))
         pair = _rate_and_size(found)
         if pair is not None:
-            out["Learning rate x rank"] = _contour(found, *pair)
+            size = pair[1].rpartition(".")[2]
+            out[f"Learning rate x {'rank' if size in ('r', 'rank') else size.replace('_', ' ')}"] = _contour(
+                found, *pair
+            )
     for figure in out.values():
         figure.data = [t for t in figure.data if t.x is not None and len(t.x)]  # Optuna's infeasible ones, of none here
         figure.update_layout(title=None, template=LIGHT, width=None, height=figure.layout.height or 420)

@@ -65,6 +65,6 @@ def _parts(found: Found, id: str, drawn: dict[str, Figure]) -> Iterator[str]:
         drawn[f"{id}f{j}"] = figure
         axes = {"Slices": len(found.varied), "Parallel coordinates": len(found.varied) + 1}.get(name, 0)
         label = f"{name} of {found.label}"
-        yield placeholder(f"{id}f{j}", name, figure.layout.height, 150 * axes, label)  # a phone scrolls many axes
+        yield placeholder(f"{id}f{j}", name, figure.layout.height, 220 * axes, label)  # a phone scrolls many axes
     if failed := "".join(f"<li>{html.escape(failure)}</li>" for failure in failures(found)):
         yield f"<h3>Failures</h3>\n<ul>{failed}</ul>"
