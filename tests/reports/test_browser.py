@@ -186,6 +186,7 @@ def test_the_rows_of_a_preference_task(chromium: Any, path: Path) -> None:
         user = part.locator("details.user").first
         user.locator("summary").click()
         table = user.locator("table")
+        table.wait_for()
         assert table.locator("thead th").all_inner_texts() == ["Item", "Liked", "ease", "popularity"]
         assert table.locator("tbody tr").first.locator("td").first.inner_text() == NASTY
         assert table.locator("tbody tr").first.locator("td").nth(1).inner_text() == "yes"

@@ -285,7 +285,8 @@ function compare(root, told) {
     const values = `${fixed(x, 3)} against ${fixed(y, 3)}`;
     const who = [element("strong", {}, `User ${user.id}`), user.about ? ` · ${user.about}` : ""];
     const box = element("details", {className: "user", user}, element("summary", {}, ...who, ` · ${values}`));
-    box.addEventListener("toggle", () => box.append(...about(user)), {once: true});  // only what is looked at is built
+    if (open) box.append(...about(user));
+    else box.addEventListener("toggle", () => box.append(...about(user)), {once: true});  // built when it is looked at
     box.open = open;
     return box;
   }
