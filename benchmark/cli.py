@@ -291,13 +291,12 @@ def report(
     pages = []
     for group in [*groups, *([chapter] for chapter in chapters if id(chapter) not in joined)]:
         table = build([chapter.part for chapter in group])
-        pages.append((group, page.whole(group, table, store)))  # nothing is written before all can be
-    for chapter in chapters:
-        _publish([chapter.part], store, results, console)
-    for group, content in pages:
-        folder = results / group[0].part.experiment.name
-        if len(group) > 1:
-            folder = _publish([chapter.part for chapter in group], store, results, console)
+        pages.append((group, table, page.whole(group, table, store)))  # nothing is written before all can be
+    for group in groups:
+        for chapter in group:
+            _publish([chapter.part], store, results, console)
+    for group, table, content in pages:
+        folder = _publish([chapter.part for chapter in group], store, results, console, built=table)
         path = page.write(content, folder)
         console.print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB; open it in a browser)", highlight=False)
 
@@ -453,14 +452,20 @@ def _load(file: Path, overrides: list[str] | None) -> list[Experiment]:
     return load_all(file, overrides or [])
 
 
-def _publish(parts: list[Any], store: Any, results: Path, console: Console, studies: Any = ()) -> Path:
-    """Write and show the table of some parts, and what a sweep found; mirror both; return their folder."""
+def _publish(
+    parts: list[Any], store: Any, results: Path, console: Console, studies: Any = (), built: Any = None
+) -> Path:
+    """Write and show the table of some parts (``built``, if it is), and what a sweep found; mirror both.
+
+    Returns:
+        Their folder.
+    """
     from benchmark.reports import manifest, render
     from benchmark.reports.table import build
     from benchmark.runs.mirror import log_summary, mirrors
     from benchmark.runs.record import RECORD
 
-    built = build(parts)
+    built = built or build(parts)
     render.show(built, console)
     folder = results / built.name
     paths = render.write(built, folder)
