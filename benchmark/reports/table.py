@@ -102,6 +102,7 @@ class Part:
     records: Sequence[RunRecord | None]
     outcomes: Outcomes
     notes: Mapping[str, str] = field(default_factory=dict)
+    tested: dict[tuple[str, str, str], float] = field(default_factory=dict)  # what `p_values` has found, kept
 
     @property
     def dataset(self) -> str:
@@ -334,15 +335,26 @@ def _mark(p: Part, by_label: dict[str, list[Cell]]) -> dict[str, str]:
 
 def p_values(p: Part, metric: str, labels: Sequence[str], other: str) -> np.ndarray:
     """Return the p-values of models against another one, which count users and seeds; not corrected."""
+    new = [label for label in labels if (metric, label, other) not in p.tested]
+    if new:
+        for label, value in zip(new, _p_values(p, metric, new, other).tolist(), strict=True):
+            p.tested[metric, label, other] = p.tested[metric, other, label] = value
+    return np.array([p.tested[metric, label, other] for label in labels])
+
+
+def _p_values(p: Part, metric: str, labels: Sequence[str], other: str) -> np.ndarray:
     outcomes, test = p.outcomes, p.experiment.report.test
     if p.experiment.task.kind != "ranking" and parse_metric(metric).name != "uauc":
         test = "permutation"  # the users' values are shares in a pooled metric: ranks of such mean nothing
     matrix, against = outcomes.matrix(metric, labels), outcomes.values[other, metric]
     found = paired_p_values(matrix, against, test)
     difference = matrix - against[:, None]
-    n = np.maximum((~np.isnan(difference)).sum(0), 1)
-    mean = np.nansum(difference, axis=0) / n
-    by_users = np.nansum((difference - mean) ** 2, axis=0) / np.maximum(n - 1, 1) / n
+    known = ~np.isnan(difference)
+    n = np.maximum(np.count_nonzero(known, axis=0), 1)
+    difference[~known] = 0.0
+    mean = difference.sum(0) / n
+    squares = np.einsum("um,um->m", difference, difference) - n * mean**2
+    by_users = np.maximum(squares, 0.0) / np.maximum(n - 1, 1) / n
 
     def moved(label: str, beside: str) -> np.ndarray:
         mine, theirs = outcomes.seeds[label, metric], outcomes.seeds[beside, metric]
