@@ -10,7 +10,7 @@ import pytest
 
 from benchmark.data.filters import Filters
 from benchmark.data.sources import MovieLens
-from benchmark.data.sources.downloads import Download, Pack, locate, on_disk
+from benchmark.data.sources.downloads import Download, Downloaded, Pack, locate
 from benchmark.data.sources.files import read_header, read_table
 from benchmark.data.sources.raw import Raw
 from benchmark.data.sources.texts import joined, readable, whole
@@ -79,7 +79,12 @@ def test_the_zip_is_read_as_it_is() -> None:
     places = locate(LOST, Path(), PACK)
     assert places == {"a.csv": Raw(Path("lost.zip"), "lost/a.csv"), "b.csv": Raw(Path("lost.zip"), "b.csv")}
     assert locate(LOST, Path("lost.zip"), PACK) == places
-    assert on_disk(places) == [Path("lost.zip")]
+
+    class Lost(Downloaded):
+        def _places(self) -> dict[str, Path | Raw]:
+            return places
+
+    assert Lost().files() == [Path("lost.zip")]
     assert read_header(places["a.csv"]) == ["x", "y"]
     assert read_table(places["b.csv"], {"x": "x"})[0]["x"].to_list() == ["1"]
     assert sorted(Path().rglob("*")) == before

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from benchmark.data.schema import ITEM_ID, RATING, TIMESTAMP, TITLE, USER_ID, Dataset
 from benchmark.data.sources.canonical import Origin, canonical, check_ids
-from benchmark.data.sources.downloads import Download, Pack, locate, on_disk
+from benchmark.data.sources.downloads import Download, Downloaded, Pack, locate
 from benchmark.data.sources.files import read_table
 from benchmark.data.sources.json_lines import read_json_lines
 from benchmark.data.sources.raw import Raw
@@ -32,7 +32,7 @@ META = {
 LISTS = {"category": ", ", "categories": ", ", "features": " ", "description": " "}
 
 
-class AmazonReviews(BaseModel):
+class AmazonReviews(Downloaded):
     """Reviews on Amazon, one category at a time (McAuley et al., SIGIR 2015; Ni et al., EMNLP 2019; Hou et al., 2024).
 
     ``2014-5core-sequences``: users and items with at least five reviews, as prepared for S3-Rec, P5 and TIGER. Only
@@ -46,16 +46,11 @@ class AmazonReviews(BaseModel):
     ``price``. Titles and prices that are no more than a page's leftover code are left out.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     source: Literal["amazon-reviews"] = "amazon-reviews"
     version: Literal["2014-5core-sequences", "2018", "2023"]
     category: str = Field(description="As in the files' names: Beauty, All_Beauty.", pattern=r"^\w+$")
     text: Literal["title", "short_text"] = Field("title", description="What names an item in the 2014 sequences.")
     five_core: bool = Field(False, description="2018: <category>_5.json.gz, users and items with five reviews.")
-    folder: Path | None = Field(
-        None, description="Default: amazon2014-5core, amazon-reviews-2018 or -2023 in $LEVELFIELD_DATA."
-    )
 
     @model_validator(mode="after")
     def _of_the_version(self) -> AmazonReviews:
@@ -67,8 +62,8 @@ class AmazonReviews(BaseModel):
             raise ValueError("'five_core' needs 'version: 2018'")
         return self
 
-    def _places(self) -> list[tuple[str, Path | Raw]]:
-        """Return the file of interactions and that of items."""
+    def _places(self) -> dict[str, Path | Raw]:
+        """Return the file of interactions, then that of items."""
         name = f"amazon-reviews {self.version} {self.category}"
         if self.version == SEQUENCES:
             said = (
@@ -77,7 +72,7 @@ class AmazonReviews(BaseModel):
             )
             address = "https://github.com/skleee/GRAM/tree/7ac4d9272a57beed9df35c27ea34221f6e4a8fb1/rec_datasets"
             packs = [Pack(("sequences.tsv.gz", "items.tsv.gz"), inside=self.category)]
-            return list(locate(Download(name, "amazon2014-5core", said, address, TERMS), self.folder, *packs).items())
+            return locate(Download(name, "amazon2014-5core", said, address, TERMS), self.folder, *packs)
         suffix, version = (".json", "amazon_v2") if self.version == "2018" else (".jsonl", "amazon_2023/raw")
         reviews = self.category + ("_5" if self.five_core else "") + suffix
         meta = f"meta_{self.category}{suffix}"
@@ -88,15 +83,7 @@ class AmazonReviews(BaseModel):
         said = f"{rooms[0]}/{reviews}.gz and {rooms[1]}/{meta}.gz"
         download = Download(name, f"amazon-reviews-{self.version}", said, f"{ADDRESS}/{version}", TERMS)
         packs = [Pack((f"{reviews}.gz", f"{meta}.gz")), Pack((reviews, meta))]
-        return list(locate(download, self.folder, *packs).items())
-
-    def files(self) -> list[Path]:
-        """Return the two files that ``load`` reads.
-
-        Raises:
-            InputError: they are not there; says where to get them.
-        """
-        return on_disk(dict(self._places()))
+        return locate(download, self.folder, *packs)
 
     def load(self) -> Dataset:
         """Read and check the files.

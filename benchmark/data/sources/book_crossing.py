@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from benchmark.data.schema import ITEM_ID, RATING, TITLE, USER_ID, Dataset
 from benchmark.data.sources.canonical import canonical, check_interactions
-from benchmark.data.sources.downloads import Download, Pack, locate, on_disk
+from benchmark.data.sources.downloads import Download, Downloaded, Pack, locate
 from benchmark.data.sources.files import read_table
 from benchmark.data.sources.raw import Raw
 from benchmark.data.sources.texts import readable, whole
@@ -27,31 +27,20 @@ DUMP = ("BX-Book-Ratings.csv", "BX-Books.csv", "BX-Users.csv")
 _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 
 
-class BookCrossing(BaseModel):
+class BookCrossing(Downloaded):
     """Ratings of books from 1 to 10, without times (Ziegler et al., WWW 2005).
 
     Items have ``title``, ``author``, ``year`` and ``publisher`` (``isbn`` in the subset; in the dump it is the id);
     users have ``age`` and ``location``. Books that only the dump's ratings name have no title.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     source: Literal["book-crossing"] = "book-crossing"
     implicit: bool = Field(False, description="All that a user took up, rated or not (0 in the dump), without ratings.")
-    folder: Path | None = Field(None, description="Default: book-crossing in $LEVELFIELD_DATA.")
 
     def _places(self) -> dict[str, Path | Raw]:
         rows = "history.csv.gz" if self.implicit else "ratings.csv"
         packs = (Pack(DUMP, "BX-CSV-Dump.zip"), Pack((rows, "items.csv", "users.csv")))
         return locate(DOWNLOAD, self.folder, *packs)
-
-    def files(self) -> list[Path]:
-        """Return the files that ``load`` reads, or the zip that holds them.
-
-        Raises:
-            InputError: they are not there; says where to get them.
-        """
-        return on_disk(self._places())
 
     def load(self) -> Dataset:
         """Read and check the files.

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from benchmark.data.sources.raw import Raw, member
 from benchmark.errors import InputError, nearest
 
 ROOT = "LEVELFIELD_DATA"
+
+
+class Downloaded(BaseModel):
+    """A source whose files a user downloads: it says by ``_places`` which they are."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: Path | None = Field(
+        None,
+        description="Of the files, or their zip; default: a folder of its own in $LEVELFIELD_DATA or data/.",
+    )
+
+    def _places(self) -> Mapping[str, Path | Raw]:
+        """Return where the files are, by name; see ``locate``."""
+        raise NotImplementedError
+
+    def files(self) -> list[Path]:
+        """Return the files that ``load`` reads, or the zips that hold them.
+
+        Raises:
+            InputError: they are not there; says where to get them.
+        """
+        places = self._places().values()
+        return list(dict.fromkeys(place.path if isinstance(place, Raw) else place for place in places))
 
 
 @dataclass(frozen=True)
@@ -97,8 +124,3 @@ def _in(place: Path, pack: Pack) -> dict[str, Path | Raw] | None:
 
 def _missing(place: Path, pack: Pack) -> list[str]:
     return [name for name in pack.names if not (_folder(place, pack) / name).is_file()]
-
-
-def on_disk(places: dict[str, Path | Raw]) -> list[Path]:
-    """Return the files that hold the places, each once."""
-    return list(dict.fromkeys(place.path if isinstance(place, Raw) else place for place in places.values()))

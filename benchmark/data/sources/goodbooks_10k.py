@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from benchmark.data.schema import ITEM_ID, RATING, TITLE, USER_ID, Dataset
 from benchmark.data.sources.canonical import canonical
-from benchmark.data.sources.downloads import Download, Pack, locate, on_disk
+from benchmark.data.sources.downloads import Download, Downloaded, Pack, locate
 from benchmark.data.sources.files import read_table
 from benchmark.data.sources.raw import Raw
 from benchmark.data.sources.texts import readable, whole
@@ -24,27 +22,16 @@ DOWNLOAD = Download(
 YEAR = "original_publication_year"
 
 
-class Goodbooks10K(BaseModel):
+class Goodbooks10K(Downloaded):
     """Ratings of books from 1 to 5 (Zajac, 2017), sorted by time, but without times: none are made up.
 
     Items have ``title``, ``authors`` and ``original_publication_year``, which is negative before Christ.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     source: Literal["goodbooks-10k"] = "goodbooks-10k"
-    folder: Path | None = Field(None, description="Default: goodbooks-10k in $LEVELFIELD_DATA.")
 
     def _places(self) -> dict[str, Path | Raw]:
         return locate(DOWNLOAD, self.folder, Pack(("ratings.csv", "books.csv")))
-
-    def files(self) -> list[Path]:
-        """Return the files that ``load`` reads.
-
-        Raises:
-            InputError: they are not there; says where to get them.
-        """
-        return on_disk(self._places())
 
     def load(self) -> Dataset:
         """Read and check the files.

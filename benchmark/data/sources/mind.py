@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from benchmark.data.schema import ITEM_ID, TIMESTAMP, TITLE, USER_ID, Dataset
 from benchmark.data.sources.canonical import Origin, canonical, check_ids
-from benchmark.data.sources.downloads import Download, Pack, locate, on_disk
+from benchmark.data.sources.downloads import Download, Downloaded, Pack, locate
 from benchmark.data.sources.files import read_table
 from benchmark.data.sources.raw import Raw
 
@@ -22,7 +22,7 @@ BEHAVIORS = ("impression_id", "user_id", "time", "history", "impressions")
 NEWS = ("news_id", "category", "subcategory", "title", "abstract", "url", "title_entities", "abstract_entities")
 
 
-class Mind(BaseModel):
+class Mind(Downloaded):
     """Clicks on news (Wu et al., ACL 2020): the shown news that were clicked, at the time they were shown.
 
     The history that stands beside an impression was clicked earlier, in its order, at times that are not told: it is
@@ -32,15 +32,12 @@ class Mind(BaseModel):
     Items have ``title``, ``category``, ``subcategory`` and ``abstract``. Times are taken as UTC.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     source: Literal["mind"] = "mind"
     version: Literal["small", "large"] = "small"
     parts: tuple[Literal["train", "dev"], ...] = Field(("train", "dev"), min_length=1, description="Read as one log.")
     history: bool = Field(True, description="With the clicks before the log, whose times are made up.")
-    folder: Path | None = Field(None, description="Default: mind in $LEVELFIELD_DATA.")
 
-    def _places(self) -> list[dict[str, Path | Raw]]:
+    def _places(self) -> dict[str, Path | Raw]:
         download = Download(
             f"mind {self.version}",
             "mind",
@@ -48,17 +45,12 @@ class Mind(BaseModel):
             "https://msnews.github.io",
             "Microsoft Research License Terms, not commercial",
         )
-        names = [f"MIND{self.version}_{part}" for part in dict.fromkeys(self.parts)]
-        packs = [Pack(("behaviors.tsv", "news.tsv"), f"{name}.zip", name) for name in names]
-        return [locate(download, self.folder, pack) for pack in packs]
-
-    def files(self) -> list[Path]:
-        """Return the files that ``load`` reads, or the zips that hold them.
-
-        Raises:
-            InputError: they are not there; says where to get them.
-        """
-        return [path for places in self._places() for path in on_disk(places)]
+        found: dict[str, Path | Raw] = {}
+        for part in dict.fromkeys(self.parts):
+            name = f"MIND{self.version}_{part}"
+            pack = Pack(("behaviors.tsv", "news.tsv"), f"{name}.zip", name)
+            found |= {f"{part}/{table}": place for table, place in locate(download, self.folder, pack).items()}
+        return found
 
     def load(self) -> Dataset:
         """Read and check the files.
@@ -66,10 +58,10 @@ class Mind(BaseModel):
         Raises:
             InputError: a file, column or value that cannot be used, in one line.
         """
-        parts = self._places()
-        logs = pl.concat([_log(places["behaviors.tsv"]) for places in parts])
+        places = self._places()
+        logs = pl.concat([_log(place) for name, place in places.items() if name.endswith("behaviors.tsv")])
         about = {ITEM_ID: "news_id", TITLE: "title"} | {name: name for name in ("category", "subcategory", "abstract")}
-        news = pl.concat([_news(places["news.tsv"], about) for places in parts])
+        news = pl.concat([_news(place, about) for name, place in places.items() if name.endswith("news.tsv")])
         news = news.unique(ITEM_ID, keep="first", maintain_order=True)
         clicks = logs.select(USER_ID, pl.col("clicked").alias(ITEM_ID), TIMESTAMP).explode(ITEM_ID).drop_nulls(ITEM_ID)
         rows = [clicks]

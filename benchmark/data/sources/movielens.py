@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
 
 from benchmark.data.schema import ITEM_ID, RATING, TIMESTAMP, TITLE, USER_ID, Dataset
 from benchmark.data.sources.canonical import Origin, canonical
-from benchmark.data.sources.downloads import Download, Pack, locate, on_disk
+from benchmark.data.sources.downloads import Download, Downloaded, Pack, locate
 from benchmark.data.sources.files import read_table
 from benchmark.data.sources.raw import Raw
 
@@ -48,18 +47,15 @@ OCCUPATIONS = (
 )
 
 
-class MovieLens(BaseModel):
+class MovieLens(Downloaded):
     """Ratings of films on MovieLens (Harper and Konstan, ACM TiiS 2015), with their time.
 
     Items have ``title``, ``year`` (out of the title's parentheses) and ``genres``; users of ``1m`` have ``gender``,
     ``age`` (a range), ``occupation`` and ``zip_code``. 100K is the source ``movielens-100k``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     source: Literal["movielens"] = "movielens"
     version: Literal["1m", "10m", "20m", "25m", "32m", "latest-small", "latest"]
-    folder: Path | None = Field(None, description="With the zip, or unpacked; default: movielens in $LEVELFIELD_DATA.")
 
     @property
     def _dat(self) -> bool:
@@ -73,14 +69,6 @@ class MovieLens(BaseModel):
         names = tuple(f"{table}.{'dat' if self._dat else 'csv'}" for table in tables)
         download = Download(f"movielens {self.version}", "movielens", f"{archive} ({said})", address, TERMS)
         return locate(download, self.folder, Pack(names, archive, inside))
-
-    def files(self) -> list[Path]:
-        """Return the files that ``load`` reads, or the zip that holds them.
-
-        Raises:
-            InputError: they are not there; says where to get them.
-        """
-        return on_disk(self._places())
 
     def load(self) -> Dataset:
         """Read and check the files.

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
 
 from benchmark.data.schema import ITEM_ID, RATING, TITLE, USER_ID, Dataset
 from benchmark.data.sources.canonical import canonical, check_interactions
-from benchmark.data.sources.downloads import Download, Pack, locate, on_disk
+from benchmark.data.sources.downloads import Download, Downloaded, Pack, locate
 from benchmark.data.sources.files import read_table
 from benchmark.data.sources.raw import Raw
 
@@ -26,29 +25,18 @@ HEADER = ("user", "game", "behaviour", "value", "zero")
 BEHAVIOURS = ("purchase", "play")
 
 
-class Steam200K(BaseModel):
+class Steam200K(Downloaded):
     """Purchases and hours of play on Steam, without times; rows that are there twice stay.
 
     ``play`` has the hours as the rating (.1 to 11,754, extremely skewed). Whatever was played was bought: to train on
     the one and test on the other is a leak. The original file names games by their titles, which are the ids then.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     source: Literal["steam-200k"] = "steam-200k"
     behaviour: Literal["purchase", "play"]
-    folder: Path | None = Field(None, description="Default: steam-200k in $LEVELFIELD_DATA.")
 
     def _places(self) -> dict[str, Path | Raw]:
         return locate(DOWNLOAD, self.folder, Pack((ORIGINAL,)), Pack((f"{self.behaviour}.csv", "items.csv")))
-
-    def files(self) -> list[Path]:
-        """Return the files that ``load`` reads.
-
-        Raises:
-            InputError: they are not there; says where to get them.
-        """
-        return on_disk(self._places())
 
     def load(self) -> Dataset:
         """Read and check the files.

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from benchmark.data.schema import ITEM_ID, RATING, TIMESTAMP, TITLE, USER_ID, Dataset
 from benchmark.data.sources.canonical import canonical
-from benchmark.data.sources.downloads import Download, Pack, locate, on_disk
+from benchmark.data.sources.downloads import Download, Downloaded, Pack, locate
 from benchmark.data.sources.json_lines import read_json_lines
+from benchmark.data.sources.raw import Raw
 from benchmark.data.sources.texts import readable
 
 REVIEWS, BUSINESSES = "yelp_academic_dataset_review.json", "yelp_academic_dataset_business.json"
@@ -23,26 +22,17 @@ DOWNLOAD = Download(
 )
 
 
-class Yelp(BaseModel):
+class Yelp(Downloaded):
     """Reviews with 1 to 5 stars and their time (seconds, the file's dates taken as UTC).
 
     Items have ``title`` (the business's name), ``city``, ``state`` and ``categories``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     source: Literal["yelp"] = "yelp"
-    folder: Path | None = Field(None, description="Default: yelp in $LEVELFIELD_DATA.")
 
-    def files(self) -> list[Path]:
-        """Return the two files that ``load`` reads.
-
-        Raises:
-            InputError: they are not there; says where to get them.
-        """
-        return on_disk(
-            locate(DOWNLOAD, self.folder, Pack((REVIEWS, BUSINESSES)), Pack((REVIEWS + ".gz", BUSINESSES + ".gz")))
-        )
+    def _places(self) -> dict[str, Path | Raw]:
+        packs = (Pack((REVIEWS, BUSINESSES)), Pack((REVIEWS + ".gz", BUSINESSES + ".gz")))
+        return locate(DOWNLOAD, self.folder, *packs)
 
     def load(self) -> Dataset:
         """Read and check the files.
