@@ -383,7 +383,7 @@ def _stored(
 
 
 def _part(experiment: Experiment, records: Any, store: Any, notes: dict[str, str], targets: bool = False) -> Any:
-    from benchmark.reports.table import part
+    from benchmark.reports.part import part
 
     return part(experiment, records, store, notes, targets)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
+from benchmark.reports.names import GROUP_TITLES
 from benchmark.reports.page import Section, filled, shell
-from benchmark.reports.render import GROUP_TITLES, interval, marked, shown
+from benchmark.reports.render import interval, marked, shown
 from benchmark.reports.table import Cell, Column, ComparisonTable, Row
 
 PLACES = {1: "best of the column", 2: "second of the column"}

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from benchmark.errors import InputError
 from benchmark.experiment import RunSpec
-from benchmark.reports.table import ComparisonTable, Part
+from benchmark.reports.part import Part
+from benchmark.reports.table import ComparisonTable
 from benchmark.runs.record import RECORD, RunStore, whole_file
 
 MANIFEST = "manifest.json"

@@ -13,18 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from benchmark.reports.names import GROUP_TITLES
 from benchmark.reports.table import Cell, Column, ComparisonTable, Row
 from benchmark.runs.record import whole_file
 
-GROUP_TITLES = {
-    "trivial": "Trivial",
-    "collaborative": "Collaborative",
-    "sequential": "Sequential",
-    "content": "Content",
-    "llm-zero-shot": "LLM zero-shot",
-    "llm": "LLM fine-tuned",
-    "published": "Published, not run here",
-}
 MARKS = {1: "†", -1: "‡", 0: ""}
 INTERVAL = "95 % interval"
 

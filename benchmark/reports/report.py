@@ -12,12 +12,15 @@ from markupsafe import Markup
 
 from benchmark.data.schema import SplitData
 from benchmark.reports import report_figures as draw
+from benchmark.reports.comparison import reference_of
 from benchmark.reports.leaderboard import leaderboard
 from benchmark.reports.manifest import repeat_command
+from benchmark.reports.names import COSTS, COSTS_IN_WORDS, LLM, title
 from benchmark.reports.page import Section, command, filled, page, placeholder, switch, table
+from benchmark.reports.part import Part
 from benchmark.reports.render import number, text
 from benchmark.reports.segments import Segmentation, segmentations
-from benchmark.reports.table import COSTS, LLM, Cell, ComparisonTable, Part, build, reference_of, title
+from benchmark.reports.table import Cell, ComparisonTable, build
 from benchmark.reports.users import compared
 from benchmark.reports.users_page import users_section
 from benchmark.runs.record import RunRecord, RunStore, whole_file
@@ -114,7 +117,7 @@ def _chapter(
 
     if p.outcomes.labels and metrics:
         against = {
-            f"{title(m)} against {draw.LONG[c]}": draw.quality_against_cost(one, m, c)
+            f"{title(m)} against {COSTS_IN_WORDS[c]}": draw.quality_against_cost(one, m, c)
             for m in metrics
             for c in p.experiment.report.costs
             if any(cell.mean is not None for cell in one.column(c))

@@ -10,10 +10,12 @@ import numpy as np
 
 from benchmark.errors import missing_extra
 from benchmark.evaluation.metrics import higher_is_better, parse_metric
-from benchmark.reports.render import GROUP_TITLES, number
+from benchmark.reports.names import COSTS_IN_WORDS, GROUP_TITLES, title
+from benchmark.reports.part import Part
+from benchmark.reports.render import number
 from benchmark.reports.search_figures import BLUE, GREY, LIGHT, ORANGE, SKY, VERMILLION
 from benchmark.reports.segments import Segmentation
-from benchmark.reports.table import ComparisonTable, Part, Row, title
+from benchmark.reports.table import ComparisonTable, Row
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -32,13 +34,6 @@ LINES = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, GREY)
 DASHES = ("solid", "dash", "dot", "dashdot")
 PALE_TO_BETTER = [[0.0, "#f4f7fa"], [1.0, SKY]]
 ENOUGH = 10  # users or items of a segment whose numbers count for the scale of the colours
-LONG = {
-    "train_seconds": "training seconds",
-    "ms_per_user": "milliseconds a user",
-    "trainable_parameters": "trainable parameters",
-    "peak_memory": "peak memory in GiB",
-    "energy_wh": "watt-hours",
-}
 
 
 def _figure(height: int) -> Figure:
@@ -82,7 +77,7 @@ def quality_against_cost(table: ComparisonTable, metric: str, cost: str) -> Figu
     figure = _figure(480)
     groups = _rows(table, metric, cost)
     every = [(row, cells) for rows in groups.values() for row, cells in rows]
-    told, x_title = title(metric), LONG[cost]
+    told, x_title = title(metric), COSTS_IN_WORDS[cost]
     front = pareto([(cells[1].mean, cells[0].mean) for _, cells in every], higher_is_better(parse_metric(metric).name))
     line = [every[i][1] for i in front]
     figure.add_scatter(

@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from benchmark.errors import InputError
-from benchmark.reports.table import title
+from benchmark.reports.names import COSTS, title
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-COSTS = {"train_seconds": "Train s", "ms_per_user": "ms/user"}
 FEWEST = 4  # complete trials below which nothing is said about a parameter
 
 

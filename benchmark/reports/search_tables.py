@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from benchmark.errors import InputError
 from benchmark.reports import render
+from benchmark.reports.names import title
 from benchmark.reports.search import Found, error_of, gain, importance, outcome_of, slot_of, title_of, values_of
-from benchmark.reports.table import Cell, title
+from benchmark.reports.table import Cell
 
 if TYPE_CHECKING:
     import optuna

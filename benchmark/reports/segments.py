@@ -15,8 +15,9 @@ from benchmark.errors import InputError, nearest
 from benchmark.evaluation.metrics import higher_is_better, parse_metric, preference_metric
 from benchmark.evaluation.significance import bootstrap_intervals
 from benchmark.evaluation.user_values import preference_user_values
+from benchmark.reports.names import title
 from benchmark.reports.outcomes import Outcomes
-from benchmark.reports.table import Part, title
+from benchmark.reports.part import Part
 
 Array = np.ndarray
 COLD = 5  # known interactions below which a user is cold

@@ -6,34 +6,19 @@ import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
 from benchmark.evaluation.metrics import GENERATION_METRICS, higher_is_better, parse_metric
-from benchmark.evaluation.significance import (
-    adjust,
-    bootstrap_intervals,
-    counting_seeds,
-    paired_p_values,
-    seed_variance,
-)
-from benchmark.experiment import Experiment, check_together, model_class, model_config
-from benchmark.reports.outcomes import Outcomes, read
-from benchmark.runs.record import RunRecord, RunStore
+from benchmark.evaluation.significance import bootstrap_intervals
+from benchmark.experiment import check_together
+from benchmark.reports.comparison import compare, legend
+from benchmark.reports.names import COSTS, GROUP_TITLES, title
+from benchmark.reports.part import Part
+from benchmark.runs.record import RunRecord
 
-GROUPS = ("trivial", "collaborative", "sequential", "content", "llm-zero-shot", "llm", "published")
-LLM = ("llm-zero-shot", "llm")
-ABBREVIATIONS = {"auc", "uauc", "gauc", "mrr", "map", "ndcg", "ece", "f1"}
 NEED_PROBABILITY = {"log_loss", "brier", "ece", "accuracy", "f1"}
-COSTS = {
-    "train_seconds": "Train s",
-    "ms_per_user": "ms/user",
-    "trainable_parameters": "Trainable",
-    "peak_memory": "Peak GiB",
-    "energy_wh": "Wh",
-}
 
 
 @dataclass(frozen=True)
@@ -91,63 +76,6 @@ class ComparisonTable:
         return tuple(dict.fromkeys(column.dataset for column in self.columns))
 
 
-@dataclass(frozen=True)
-class Part:
-    """One experiment of a table: its records (in the order of ``experiment.specs()``; None: not run) and outcomes.
-
-    ``notes`` holds, by label, what stands under the table about how a model's parameters came about.
-    """
-
-    experiment: Experiment
-    records: Sequence[RunRecord | None]
-    outcomes: Outcomes
-    notes: Mapping[str, str] = field(default_factory=dict)
-    tested: dict[tuple[str, str, str], float] = field(default_factory=dict)  # what `p_values` has found, kept
-
-    @property
-    def dataset(self) -> str:
-        return self.experiment.part
-
-    @cached_property
-    def by_label(self) -> dict[str, list[RunRecord | None]]:
-        out: dict[str, list[RunRecord | None]] = {label: [] for label in self.experiment.models}
-        for spec, record in zip(self.experiment.specs(), self.records, strict=True):
-            out[spec.label].append(record)
-        return out
-
-    @cached_property
-    def groups(self) -> dict[str, str]:
-        """The group of every row: the models, then what is published alone."""
-        out = {}
-        for label, entry in self.experiment.models.items():
-            where = f"models.{label}"
-            cls = model_class(entry.class_path, where)
-            out[label] = str(cls.traits_of(model_config(cls, entry.parameters, where)).group)
-        return out | {row.model: "published" for row in self.experiment.published if row.model not in out}
-
-    def finished(self, label: str) -> list[RunRecord]:
-        return [r for r in self.by_label[label] if r is not None and r.status == "finished"]
-
-
-def part(
-    experiment: Experiment,
-    records: Sequence[RunRecord | None],
-    store: RunStore,
-    notes: Mapping[str, str] | None = None,
-    targets: bool = False,
-) -> Part:
-    """Return a part of a table, its ranks read; raises InputError for runs of different protocols."""
-    outcomes = read(records, experiment.task.metrics, experiment.task.kind, store, targets)
-    return Part(experiment, records, outcomes, notes or {})
-
-
-def title(metric: str) -> str:
-    """Return a metric's heading: ndcg@10 -> NDCG@10."""
-    parsed = parse_metric(metric)
-    name = parsed.name.upper() if parsed.name in ABBREVIATIONS else parsed.name.replace("_", " ").capitalize()
-    return name if parsed.k is None else f"{name}@{parsed.k}"
-
-
 def build(parts: Sequence[Part]) -> ComparisonTable:
     """Return the table of one or several experiments, data sets x metrics in columns.
 
@@ -160,34 +88,34 @@ def build(parts: Sequence[Part]) -> ComparisonTable:
     columns: list[Column] = []
     cells: dict[str, list[Cell]] = {}
     groups = {label: group for p in parts for label, group in p.groups.items()}
-    legend, notes = [], []
+    lines, notes = list[str](), list[str]()
     for p in parts:
         name = p.dataset if several else ""
-        own, by_label, references = _columns_of(p, name)
+        own, by_label, compared = _columns_of(p, name)
         for label in groups:
             missing = [Cell(reason="not in this experiment")] * len(own)
             cells.setdefault(label, [Cell(reason="not in this experiment")] * len(columns))
             cells[label] += by_label.get(label, missing)
         columns += own
-        legend += _legend(p, name, references)
+        lines += legend(p, name, compared)
         notes += [f"{name}: {note}" if several else note for note in _notes(p)]
     rows = [
         Row(label, group, tuple(cells[label]), tuple(r.key for p in parts for r in p.by_label.get(label, []) if r))
         for label, group in groups.items()
     ]
-    rows.sort(key=lambda row: GROUPS.index(row.group))
+    rows.sort(key=lambda row: list(GROUP_TITLES).index(row.group))
     return ComparisonTable(
         name=(first.report.together or first.name) if several else first.name,
         columns=tuple(columns),
         rows=tuple(rows),
         protocols=tuple((f"{p.dataset}: " if several else "") + protocol(p) for p in parts),
-        legend=tuple(dict.fromkeys(legend)),
+        legend=tuple(dict.fromkeys(lines)),
         notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _columns_of(p: Part, dataset: str) -> tuple[list[Column], dict[str, list[Cell]], dict[str, str]]:
-    """Return a part's columns, the cells of each label, and the reference baseline of each metric."""
+def _columns_of(p: Part, dataset: str) -> tuple[list[Column], dict[str, list[Cell]], list[str]]:
+    """Return a part's columns, the cells of each label, and the metrics in which rows were compared."""
     experiment, metrics = p.experiment, p.experiment.task.metrics
     costs, unable = experiment.report.costs, experiment.unable()
     columns = [
@@ -207,7 +135,12 @@ def _columns_of(p: Part, dataset: str) -> tuple[list[Column], dict[str, list[Cel
         reason = f"cannot do a {experiment.task.kind} task" if label in unable else "failed" if failed else "not run"
         by_label[label] = [Cell(reason=reason)] * (len(metrics) + len(costs))
     _rank(by_label, metrics)
-    references = _mark(p, by_label)
+    compared = []
+    for j, m in enumerate(metrics):
+        if found := compare(p, m):
+            compared.append(m)
+        for label, (p_value, mark) in found.items():
+            by_label[label][j] = dataclasses.replace(by_label[label][j], p=p_value, mark=mark)
     for row in experiment.published:
         by_label.setdefault(row.model, [Cell(reason="undefined")] * (len(metrics) + len(costs)))
     published = {(row.model, m): value for row in experiment.published for m, value in row.values.items()}
@@ -219,7 +152,7 @@ def _columns_of(p: Part, dataset: str) -> tuple[list[Column], dict[str, list[Cel
             cells.append(Cell(value, reason="" if value is not None else "undefined"))
             both = value is not None and ours is not None
             cells.append(Cell(ours - value) if both else Cell(reason="undefined"))  # type: ignore[operator]
-    return columns, by_label, references
+    return columns, by_label, compared
 
 
 def _intervals(p: Part) -> dict[tuple[str, str], tuple[float, float]]:
@@ -283,112 +216,6 @@ def _rank(by_label: dict[str, list[Cell]], metrics: Sequence[str]) -> None:
             if value in order:
                 cells = by_label[label]
                 cells[j] = dataclasses.replace(cells[j], rank=order.index(value) + 1)
-
-
-def reference_of(p: Part, metric: str) -> str | None:
-    """Return the baseline that the others are compared with: the best one of the column, no LLM."""
-    sign = 1 if higher_is_better(parse_metric(metric).name) else -1
-    means = {label: statistics.fmean(p.outcomes.seeds[label, metric]) for label in _comparable(p, metric)}
-    baselines = [label for label in means if p.groups[label] not in LLM]
-    return max(baselines, key=lambda label: sign * means[label], default=None)
-
-
-def _comparable(p: Part, metric: str) -> list[str]:
-    """Return the labels that have the metric for two users at least: fewer tell nothing of the spread."""
-    if metric not in p.outcomes.metrics:
-        return []
-    return [label for label in p.outcomes.labels if np.isfinite(p.outcomes.values[label, metric]).sum() > 1]
-
-
-def _mark(p: Part, by_label: dict[str, list[Cell]]) -> dict[str, str]:
-    """Note in each metric column which rows differ from the best baseline; return the latter by metric.
-
-    The best baseline is the one that was best by luck too, so that those behind it would be called worse too often. It
-    is picked by looking at all: the correction is therefore for all comparisons with any baseline, of which those with
-    the best one are shown.
-    """
-    settings, references = p.experiment.report, dict[str, str]()
-    for j, metric in enumerate(p.experiment.task.metrics):
-        reference, labels = reference_of(p, metric), _comparable(p, metric)
-        if reference is None or len(labels) < 2:
-            continue
-        references[metric] = reference
-        ordered = sorted(labels, key=lambda label: p.groups[label] in LLM)  # baselines first: each pair once
-        n_baselines = sum(p.groups[label] not in LLM for label in labels)
-        pairs, found = list[set[str]](), list[float]()
-        for i, baseline in enumerate(ordered[:n_baselines]):
-            others = ordered[i + 1 :]
-            pairs += [{label, baseline} for label in others]
-            found += p_values(p, metric, others, baseline).tolist() if others else []
-        against = statistics.fmean(p.outcomes.seeds[reference, metric])
-        for pair, p_value in zip(pairs, map(float, adjust(np.array(found), settings.correction)), strict=True):
-            if reference not in pair or np.isnan(p_value):
-                continue
-            (label,) = pair - {reference}
-            cell = by_label[label][j]
-            assert cell.mean is not None
-            better = (cell.mean > against) == higher_is_better(parse_metric(metric).name)
-            mark = (1 if better else -1) if p_value < settings.significance else 0
-            by_label[label][j] = dataclasses.replace(cell, p=p_value, mark=mark)
-    return references
-
-
-def p_values(p: Part, metric: str, labels: Sequence[str], other: str) -> np.ndarray:
-    """Return the p-values of models against another one, which count users and seeds; not corrected."""
-    new = [label for label in labels if (metric, label, other) not in p.tested]
-    if new:
-        for label, value in zip(new, _p_values(p, metric, new, other).tolist(), strict=True):
-            p.tested[metric, label, other] = p.tested[metric, other, label] = value
-    return np.array([p.tested[metric, label, other] for label in labels])
-
-
-def _p_values(p: Part, metric: str, labels: Sequence[str], other: str) -> np.ndarray:
-    outcomes, test = p.outcomes, p.experiment.report.test
-    if p.experiment.task.kind != "ranking" and parse_metric(metric).name != "uauc":
-        test = "permutation"  # the users' values are shares in a pooled metric: ranks of such mean nothing
-    matrix, against = outcomes.matrix(metric, labels), outcomes.values[other, metric]
-    found = paired_p_values(matrix, against, test)
-    difference = matrix - against[:, None]
-    known = ~np.isnan(difference)
-    n = np.maximum(np.count_nonzero(known, axis=0), 1)
-    difference[~known] = 0.0
-    mean = difference.sum(0) / n
-    squares = np.einsum("um,um->m", difference, difference) - n * mean**2
-    by_users = np.maximum(squares, 0.0) / np.maximum(n - 1, 1) / n
-
-    def moved(label: str, beside: str) -> np.ndarray:
-        mine, theirs = outcomes.seeds[label, metric], outcomes.seeds[beside, metric]
-        lent = len(mine) < 2 <= len(theirs)  # of one seed nothing is known: it is taken to move as much as the other's
-        source = beside if lent else label
-        found = np.array(seed_variance(outcomes.seeds[source, metric], outcomes.within[source, metric], len(against)))
-        return found * ([len(theirs), len(theirs) ** 2] if lent else 1)
-
-    by_seeds, doubt = np.array([moved(label, other) + moved(other, label) for label in labels]).T
-    return counting_seeds(found, mean, by_users, by_seeds, doubt)
-
-
-def _legend(p: Part, dataset: str, references: Mapping[str, str]) -> list[str]:
-    """Return the line that says what is compared with what, and how."""
-    if not references:
-        return []
-    settings, n = p.experiment.report, len(p.outcomes.users)
-    by_label: dict[str, list[str]] = {}
-    for metric, label in references.items():
-        by_label.setdefault(label, []).append(title(metric))
-    which = "; ".join(f"{label} ({', '.join(metrics)})" for label, metrics in by_label.items())
-    if len(by_label) == 1:
-        which = next(iter(by_label))
-    how = "sign-flip permutation test" if settings.test == "permutation" else "Wilcoxon's signed-rank test"
-    if settings.test == "wilcoxon" and p.experiment.task.kind != "ranking":
-        how += " (of metrics that are no mean over users, a sign-flip permutation test)"
-    correction = {"holm": "Holm", "bh": "Benjamini-Hochberg"}[settings.correction]
-    numbers = {len(seeds) for seeds in p.outcomes.seeds.values()}
-    seeds = "of one seed, which may have been lucky" if max(numbers) < 2 else "counting how much seeds move a model"
-    return [
-        f"{dataset + ': ' if dataset else ''}† better, ‡ worse than the best baseline, {which}: "
-        f"p < {settings.significance:g}, {how} paired over {n:,} users, {seeds}, {correction} over all comparisons of "
-        "a column with any baseline, since the best is picked by looking."
-    ]
 
 
 def _notes(p: Part) -> list[str]:

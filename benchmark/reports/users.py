@@ -14,8 +14,10 @@ from benchmark.data.datamodule import RecDataModule
 from benchmark.data.schema import ITEM_ID, TITLE, USER_ID, SplitData
 from benchmark.evaluation.metrics import higher_is_better, parse_metric
 from benchmark.evaluation.significance import bootstrap_intervals
+from benchmark.reports.comparison import p_values
+from benchmark.reports.names import title
+from benchmark.reports.part import Part
 from benchmark.reports.segments import places
-from benchmark.reports.table import Part, p_values, title
 from benchmark.runs.record import TOP, RunStore
 
 Array = np.ndarray

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from benchmark.experiment import Experiment
-from benchmark.reports.table import Part, part
+from benchmark.reports.part import Part, part
 from benchmark.runs.record import RANKS, RunRecord, RunStore
 
 EXPERIMENT = {

@@ -13,8 +13,9 @@ import pytest
 
 from benchmark.experiment import Experiment, load_all
 from benchmark.reports import report_figures as draw
+from benchmark.reports.part import part
 from benchmark.reports.report import Chapter, figures_of, whole
-from benchmark.reports.table import build, part
+from benchmark.reports.table import build
 from benchmark.runs.record import RunStore
 from benchmark.runs.run import prepare, run
 from tests.reports.browser import opened

@@ -10,8 +10,8 @@ import pytest
 
 from benchmark.errors import InputError
 from benchmark.experiment import Experiment
+from benchmark.reports.part import part
 from benchmark.reports.segments import Segmentation, _popularity, segmentations
-from benchmark.reports.table import part
 from benchmark.runs.record import RunStore
 from benchmark.runs.run import prepare, run
 

@@ -19,8 +19,11 @@ from scipy import stats
 from benchmark.errors import InputError
 from benchmark.experiment import Experiment, load_all
 from benchmark.reports import render
+from benchmark.reports.comparison import reference_of
+from benchmark.reports.names import title
 from benchmark.reports.outcomes import read
-from benchmark.reports.table import Cell, Column, ComparisonTable, Row, _rank, build, part, reference_of, title
+from benchmark.reports.part import part
+from benchmark.reports.table import Cell, Column, ComparisonTable, Row, _rank, build
 from benchmark.runs.record import RunRecord, RunStore
 from benchmark.runs.run import run
 from tests.llm.tiny import tiny

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from benchmark.experiment import Experiment
-from benchmark.reports.table import Part, part
+from benchmark.reports.part import Part, part
 from benchmark.reports.users import compared
 from benchmark.runs.execute import PreparedData
 from benchmark.runs.record import RunStore

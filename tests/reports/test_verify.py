@@ -12,7 +12,8 @@ import pytest
 from benchmark.errors import InputError
 from benchmark.experiment import Experiment
 from benchmark.reports import manifest, render
-from benchmark.reports.table import build, part
+from benchmark.reports.part import part
+from benchmark.reports.table import build
 from benchmark.reports.verify import Finding, check
 from benchmark.runs.record import RunStore
 from benchmark.runs.run import prepare, run

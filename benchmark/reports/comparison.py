@@ -1,0 +1,114 @@
+"""Which rows of a column differ from the best baseline: paired over users, counting seeds, corrected for looking."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchmark.evaluation.metrics import higher_is_better, parse_metric
+from benchmark.evaluation.significance import adjust, counting_seeds, paired_p_values, seed_variance
+from benchmark.reports.names import LLM, title
+from benchmark.reports.part import Part
+
+
+def reference_of(p: Part, metric: str) -> str | None:
+    """Return the baseline that the others are compared with: the best one of the column, no LLM."""
+    sign = 1 if higher_is_better(parse_metric(metric).name) else -1
+    means = {label: statistics.fmean(p.outcomes.seeds[label, metric]) for label in _comparable(p, metric)}
+    baselines = [label for label in means if p.groups[label] not in LLM]
+    return max(baselines, key=lambda label: sign * means[label], default=None)
+
+
+def _comparable(p: Part, metric: str) -> list[str]:
+    """Return the labels that have the metric for two users at least: fewer tell nothing of the spread."""
+    if metric not in p.outcomes.metrics:
+        return []
+    return [label for label in p.outcomes.labels if np.isfinite(p.outcomes.values[label, metric]).sum() > 1]
+
+
+def compare(p: Part, metric: str) -> dict[str, tuple[float, int]]:
+    """Return, by label, the corrected p-value against the best baseline, and 1 better, -1 worse or 0 not told.
+
+    The best baseline is the one that was best by luck too, so that those behind it would be called worse too often. It
+    is picked by looking at all: the correction is therefore for all comparisons with any baseline, of which those with
+    the best one are given. Empty where there is nothing to compare.
+    """
+    settings, outcomes = p.experiment.report, p.outcomes
+    reference, labels = reference_of(p, metric), _comparable(p, metric)
+    if reference is None or len(labels) < 2:
+        return {}
+    ordered = sorted(labels, key=lambda label: p.groups[label] in LLM)  # baselines first: each pair once
+    n_baselines = sum(p.groups[label] not in LLM for label in labels)
+    pairs, found = list[set[str]](), list[float]()
+    for i, baseline in enumerate(ordered[:n_baselines]):
+        others = ordered[i + 1 :]
+        pairs += [{label, baseline} for label in others]
+        found += p_values(p, metric, others, baseline).tolist() if others else []
+    means = {label: statistics.fmean(outcomes.seeds[label, metric]) for label in labels}
+    out = {}
+    for pair, p_value in zip(pairs, map(float, adjust(np.array(found), settings.correction)), strict=True):
+        if reference in pair and not np.isnan(p_value):
+            (label,) = pair - {reference}
+            better = (means[label] > means[reference]) == higher_is_better(parse_metric(metric).name)
+            out[label] = (p_value, (1 if better else -1) if p_value < settings.significance else 0)
+    return out
+
+
+def p_values(p: Part, metric: str, labels: Sequence[str], other: str) -> np.ndarray:
+    """Return the p-values of models against another one, which count users and seeds; not corrected."""
+    new = [label for label in labels if (metric, label, other) not in p.tested]
+    if new:
+        for label, value in zip(new, _p_values(p, metric, new, other).tolist(), strict=True):
+            p.tested[metric, label, other] = p.tested[metric, other, label] = value
+    return np.array([p.tested[metric, label, other] for label in labels])
+
+
+def _p_values(p: Part, metric: str, labels: Sequence[str], other: str) -> np.ndarray:
+    outcomes, test = p.outcomes, p.experiment.report.test
+    if p.experiment.task.kind != "ranking" and parse_metric(metric).name != "uauc":
+        test = "permutation"  # the users' values are shares in a pooled metric: ranks of such mean nothing
+    matrix, against = outcomes.matrix(metric, labels), outcomes.values[other, metric]
+    found = paired_p_values(matrix, against, test)
+    difference = matrix - against[:, None]
+    known = ~np.isnan(difference)
+    n = np.maximum(np.count_nonzero(known, axis=0), 1)
+    difference[~known] = 0.0
+    mean = difference.sum(0) / n
+    squares = np.einsum("um,um->m", difference, difference) - n * mean**2
+    by_users = np.maximum(squares, 0.0) / np.maximum(n - 1, 1) / n
+
+    def moved(label: str, beside: str) -> np.ndarray:
+        mine, theirs = outcomes.seeds[label, metric], outcomes.seeds[beside, metric]
+        lent = len(mine) < 2 <= len(theirs)  # of one seed nothing is known: it is taken to move as much as the other's
+        source = beside if lent else label
+        found = np.array(seed_variance(outcomes.seeds[source, metric], outcomes.within[source, metric], len(against)))
+        return found * ([len(theirs), len(theirs) ** 2] if lent else 1)
+
+    by_seeds, doubt = np.array([moved(label, other) + moved(other, label) for label in labels]).T
+    return counting_seeds(found, mean, by_users, by_seeds, doubt)
+
+
+def legend(p: Part, dataset: str, metrics: Sequence[str]) -> list[str]:
+    """Return the line that says what is compared with what, and how; none without a compared metric."""
+    if not metrics:
+        return []
+    settings, n = p.experiment.report, len(p.outcomes.users)
+    by_label: dict[str, list[str]] = {}
+    for metric in metrics:
+        by_label.setdefault(str(reference_of(p, metric)), []).append(title(metric))
+    which = "; ".join(f"{label} ({', '.join(titles)})" for label, titles in by_label.items())
+    if len(by_label) == 1:
+        which = next(iter(by_label))
+    how = "sign-flip permutation test" if settings.test == "permutation" else "Wilcoxon's signed-rank test"
+    if settings.test == "wilcoxon" and p.experiment.task.kind != "ranking":
+        how += " (of metrics that are no mean over users, a sign-flip permutation test)"
+    correction = {"holm": "Holm", "bh": "Benjamini-Hochberg"}[settings.correction]
+    numbers = {len(seeds) for seeds in p.outcomes.seeds.values()}
+    seeds = "of one seed, which may have been lucky" if max(numbers) < 2 else "counting how much seeds move a model"
+    return [
+        f"{dataset + ': ' if dataset else ''}† better, ‡ worse than the best baseline, {which}: "
+        f"p < {settings.significance:g}, {how} paired over {n:,} users, {seeds}, {correction} over all comparisons of "
+        "a column with any baseline, since the best is picked by looking."
+    ]

@@ -1,0 +1,39 @@
+"""What metrics, costs and groups of models are called in tables, figures and pages."""
+
+from __future__ import annotations
+
+from benchmark.evaluation.metrics import parse_metric
+
+ABBREVIATIONS = {"auc", "uauc", "gauc", "mrr", "map", "ndcg", "ece", "f1"}
+# in their order
+GROUP_TITLES = {
+    "trivial": "Trivial",
+    "collaborative": "Collaborative",
+    "sequential": "Sequential",
+    "content": "Content",
+    "llm-zero-shot": "LLM zero-shot",
+    "llm": "LLM fine-tuned",
+    "published": "Published, not run here",
+}
+LLM = ("llm-zero-shot", "llm")
+COSTS = {
+    "train_seconds": "Train s",
+    "ms_per_user": "ms/user",
+    "trainable_parameters": "Trainable",
+    "peak_memory": "Peak GiB",
+    "energy_wh": "Wh",
+}
+COSTS_IN_WORDS = {
+    "train_seconds": "training seconds",
+    "ms_per_user": "milliseconds a user",
+    "trainable_parameters": "trainable parameters",
+    "peak_memory": "peak memory in GiB",
+    "energy_wh": "watt-hours",
+}
+
+
+def title(metric: str) -> str:
+    """Return a metric's heading: ndcg@10 -> NDCG@10."""
+    parsed = parse_metric(metric)
+    name = parsed.name.upper() if parsed.name in ABBREVIATIONS else parsed.name.replace("_", " ").capitalize()
+    return name if parsed.k is None else f"{name}@{parsed.k}"
