@@ -20,8 +20,6 @@ HEIGHT = {
     "benchmark.recommender": 2,
     "benchmark.llm": 3,
     "baselines": 3,
-    "benchmark.search": 2,
-    "benchmark.presentation": 2,
     "benchmark.experiment": 3,
     "benchmark.runs": 4,
     "benchmark.sweeps": 5,

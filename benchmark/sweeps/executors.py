@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmark.errors import InputError, missing_extra
 from benchmark.experiment import Experiment
-from benchmark.search import Resources
+from benchmark.experiment.search import Resources
 
 RESPAWNS = 20  # workers that died and were replaced, before the rest is given up
 _TOKEN = ".shared"

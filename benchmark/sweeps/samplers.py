@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmark.search import Pruner, Sweep
+from benchmark.experiment.search import Pruner, Sweep
 from benchmark.sweeps.space import Space, Values
 
 if TYPE_CHECKING:

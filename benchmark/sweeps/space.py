@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from benchmark.errors import InputError, nearest
 from benchmark.experiment import Experiment, ModelEntry, TrainerConfig
-from benchmark.search import Dimension, Scalar
+from benchmark.experiment.search import Dimension, Scalar
 
 if TYPE_CHECKING:
     import optuna

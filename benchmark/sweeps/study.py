@@ -17,9 +17,9 @@ from filelock import FileLock
 from benchmark.errors import InputError, nearest
 from benchmark.evaluation.metrics import higher_is_better, parse_metric
 from benchmark.experiment import Experiment
+from benchmark.experiment.search import Pruner
 from benchmark.runs.environment import code_version
 from benchmark.runs.record import RunRecord, whole_file
-from benchmark.search import Pruner
 from benchmark.sweeps.lease import LEASE, Watch, own_lease
 from benchmark.sweeps.samplers import DESIGNS, learning_sampler, points, pruner
 from benchmark.sweeps.space import Space, Values

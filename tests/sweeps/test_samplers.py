@@ -10,7 +10,7 @@ import pytest
 optuna = pytest.importorskip("optuna")
 
 from benchmark.experiment import Experiment  # noqa: E402
-from benchmark.search import Sweep  # noqa: E402
+from benchmark.experiment.search import Sweep  # noqa: E402
 from benchmark.sweeps.samplers import design, points, pruner  # noqa: E402
 from benchmark.sweeps.space import Space  # noqa: E402
 from tests.sweeps.searched import MF, RATE, experiment, opened, search_without_training  # noqa: E402
