@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,6 +100,9 @@ def run(
     console = _console()
     _check_executor(executor, workers, address)
     experiments = _load(file, overrides)
+    from benchmark.reports.manifest import earlier_seconds
+    from benchmark.reports.part import part
+    from benchmark.reports.publish import publish, publish_grids
     from benchmark.runs import run as runner
     from benchmark.runs.record import RunStore
 
@@ -111,9 +113,9 @@ def run(
         data = runner.prepare(experiment, runs)
         chosen, notes, _ = _selected(experiment, data, runs, defaults, console)
         runner.plan(chosen, data, store)
-        few = _only(chosen, only) if only else chosen
+        few = chosen.only(only) if only else chosen
         ready.append((few, data, runner.plan(few, data, store), notes, chosen))
-    earlier = {e.name: _earlier_seconds(results / e.name) for e, *_ in ready}
+    earlier = {e.name: earlier_seconds(results / e.name) for e, *_ in ready}
     for experiment, _, planned, _, _ in ready:
         if dry_run or any(p.state in ("to do", "to continue") for p in planned):
             times = runner.expected_seconds(store, planned, earlier[experiment.name])
@@ -136,11 +138,11 @@ def run(
                 runner.watch(experiment, planned, store, console, expected, team.working, team.n or 1)
         ran = runner.run(experiment, runs, console, expected=earlier[experiment.name], data=data)
         failed += sum(record.status == "failed" for record in ran)
-        parts.append(_part(whole, runner.stored(whole, data, store) if only else ran, store, notes))
-        _publish(parts[-1:], store, results, console)
+        parts.append(part(whole, runner.stored(whole, data, store) if only else ran, store, notes))
+        publish(parts[-1:], store, results, console)
     if dry_run:
         return
-    _publish_grids(parts, store, results, console)
+    publish_grids(parts, store, results, console)
     name = experiments[0].report.together or experiments[0].name
     console.print("what to do next:")
     console.print(f"  read the table      {results / name / 'table.md'} (.html, .tex, .csv beside it)", highlight=False)
@@ -179,6 +181,8 @@ def sweep(
             f"{file}: no model has a search: block, "
             "such as search: {learning_rate: {low: 1e-5, high: 1e-2, log: true}}"
         )
+    from benchmark.reports.part import part
+    from benchmark.reports.publish import publish, publish_grids
     from benchmark.runs import run as runner
     from benchmark.runs.record import RunStore
     from benchmark.sweeps import sweep as sweeper
@@ -214,9 +218,9 @@ def sweep(
         selected = state.selected()
         records = runner.run(selected, runs, console, data=data)
         failed += sum(record.status == "failed" for record in records)
-        parts.append(_part(selected, records, store, state.notes()))
-        _publish(parts[-1:], store, results, console, state.snapshots())
-    _publish_grids(parts, store, results, console)
+        parts.append(part(selected, records, store, state.notes()))
+        publish(parts[-1:], store, results, console, state.snapshots())
+    publish_grids(parts, store, results, console)
     if failed:
         console.print(f"{failed} run(s) failed; their tracebacks: {runs}/<key>/error.log", style="red", highlight=False)
         raise typer.Exit(1)
@@ -251,13 +255,15 @@ def table(
     columns; `published:` rows stand beside ours.
     """
     console = _console()
+    from benchmark.reports.part import part
+    from benchmark.reports.publish import publish, publish_grids
     from benchmark.runs.record import RunStore
 
     store, parts = RunStore(runs), []
     for experiment, _, records, notes, _ in _stored(file, overrides, runs, defaults, console):
-        parts.append(_part(experiment, records, store, notes))
-        _publish(parts[-1:], store, results, console)
-    _publish_grids(parts, store, results, console)
+        parts.append(part(experiment, records, store, notes))
+        publish(parts[-1:], store, results, console)
+    publish_grids(parts, store, results, console)
 
 
 @app.command()
@@ -277,14 +283,16 @@ def report(
     console = _console()
     from benchmark.experiment import grids
     from benchmark.reports import report as page
+    from benchmark.reports.part import part
+    from benchmark.reports.publish import publish
     from benchmark.reports.table import build
     from benchmark.runs.record import RunStore
 
     store, chapters = RunStore(runs), []
     for experiment, data, records, notes, values in _stored(file, overrides, runs, defaults, console):
-        part = _part(experiment, records, store, notes, targets=True)
+        mine = part(experiment, records, store, notes, targets=True)
         studies = _studies(experiment, data, runs, storage) if values else []
-        chapters.append(page.Chapter(part, data.split, studies, values, str(file), overrides or ()))
+        chapters.append(page.Chapter(mine, data.split, studies, values, str(file), overrides or ()))
     by_name = {chapter.part.experiment.name: chapter for chapter in chapters}
     groups = [[by_name[e.name] for e in group] for group in grids([c.part.experiment for c in chapters])]
     joined = {id(chapter) for group in groups for chapter in group}
@@ -294,9 +302,9 @@ def report(
         pages.append((group, table, page.whole(group, table, store)))  # nothing is written before all can be
     for group in groups:
         for chapter in group:
-            _publish([chapter.part], store, results, console)
+            publish([chapter.part], store, results, console)
     for group, table, content in pages:
-        folder = _publish([chapter.part for chapter in group], store, results, console, built=table)
+        folder = publish([chapter.part for chapter in group], store, results, console, built=table)
         path = page.write(content, folder)
         console.print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB; open it in a browser)", highlight=False)
 
@@ -353,17 +361,6 @@ def _having(experiments: list[Experiment], labels: list[str]) -> list[Experiment
     return [e for e in experiments if not labels or not e.models.keys().isdisjoint(labels)]
 
 
-def _only(experiment: Experiment, labels: list[str]) -> Experiment:
-    """Return the experiment with some of its models, and those that they stand on."""
-
-    def below(spec: Any) -> set[str]:
-        return {spec.label}.union(*(below(stage) for stage in spec.stages.values()))
-
-    mine = [label for label in labels if label in experiment.models]
-    wanted = set().union(*(below(experiment.spec(label, experiment.seeds[0])) for label in mine))
-    return experiment.model_copy(update={"models": {k: v for k, v in experiment.models.items() if k in wanted}})
-
-
 def _stored(
     file: Path, overrides: list[str] | None, runs: Path, defaults: bool, console: Console
 ) -> Iterator[tuple[Experiment, Any, list[Any], dict[str, str], dict[str, Any]]]:
@@ -380,20 +377,6 @@ def _stored(
                 f"{file}: no run of {experiment.name} is stored under {runs}/; first: levelfield run {file}"
             )
         yield chosen, data, records, notes, values
-
-
-def _part(experiment: Experiment, records: Any, store: Any, notes: dict[str, str], targets: bool = False) -> Any:
-    from benchmark.reports.part import part
-
-    return part(experiment, records, store, notes, targets)
-
-
-def _publish_grids(parts: list[Any], store: Any, results: Path, console: Console) -> None:
-    from benchmark.experiment import grids
-
-    by_name = {part.experiment.name: part for part in parts}
-    for group in grids([part.experiment for part in parts]):
-        _publish([by_name[e.name] for e in group], store, results, console)
 
 
 def _studies(experiment: Experiment, data: Any, runs: Path, storage: str | None) -> list[Any]:
@@ -450,55 +433,6 @@ def _load(file: Path, overrides: list[str] | None) -> list[Experiment]:
     from benchmark.experiment import load_all
 
     return load_all(file, overrides or [])
-
-
-def _publish(
-    parts: list[Any], store: Any, results: Path, console: Console, studies: Any = (), built: Any = None
-) -> Path:
-    """Write and show the table of some parts (``built``, if it is), and what a sweep found; mirror both.
-
-    Returns:
-        Their folder.
-    """
-    from benchmark.reports import manifest, render
-    from benchmark.reports.table import build
-    from benchmark.runs.mirror import log_summary, mirrors
-    from benchmark.runs.record import RECORD
-
-    built = built or build(parts)
-    render.show(built, console)
-    folder = results / built.name
-    paths = render.write(built, folder)
-    paths.append(manifest.write(manifest.build(built, parts, store, paths), folder))
-    figures: dict[str, Any] = {}
-    wandb = parts[0].experiment.tracking.wandb
-    if mirrors(wandb) and find_spec("plotly"):  # without it the mirror has no figures
-        from benchmark.reports.report import figures_of
-
-        figures = figures_of(parts)
-    if studies:
-        from benchmark.reports import sweep as found
-
-        found.show(studies, console)
-        paths += found.write(studies, folder)
-        figures |= found.named_figures(studies)
-    records = {f"{r.key}.json": store.folder(r.key) / RECORD for part in parts for r in part.records if r is not None}
-    log_summary(wandb, store.root / "wandb", built.name, render.shown_cells(built), figures, paths, records)
-    console.print(f"written: {', '.join(map(str, paths))}", highlight=False)
-    return folder
-
-
-def _earlier_seconds(folder: Path) -> dict[str, float]:
-    """Return seconds a run by model from a committed manifest, to tell the time left on a first run."""
-    import json
-
-    try:
-        runs = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["runs"].values()
-        return {
-            r["model"]: sum(v for k, v in r["seconds"].items() if k in ("build", "fit", "save", "test")) for r in runs
-        }
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
 
 
 def main() -> None:

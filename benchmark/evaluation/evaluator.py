@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchmetrics
+from scipy.special import expit
 from torch import Tensor
 from torchmetrics.utilities.data import dim_zero_cat
 
@@ -273,7 +274,7 @@ class PreferenceEvaluator(_Flat):
         """Return each metric, nan where it is undefined (one class only, no rows, scores that are no logits)."""
         self._joined = self._distinct(self._join())
         rows = self.table()
-        probability = _sigmoid(rows["score"])
+        probability = expit(rows["score"].astype(np.float64))
         return {
             str(metric): preference_metric(
                 metric, rows["user"], rows["label"], rows["score"], probability if self.probability else None
@@ -305,7 +306,7 @@ class PreferenceEvaluator(_Flat):
         users, inverse = np.unique(rows["user"], return_inverse=True)
         if not self.probability:
             return np.full(len(users), np.nan)
-        values = per_row[name](rows["label"], _sigmoid(rows["score"]))
+        values = per_row[name](rows["label"], expit(rows["score"].astype(np.float64)))
         return np.bincount(inverse, weights=values, minlength=len(users)) / np.bincount(inverse, minlength=len(users))
 
     def table(self) -> dict[str, np.ndarray]:
@@ -330,11 +331,6 @@ class PreferenceEvaluator(_Flat):
     def _distinct(self, joined: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         _, first = np.unique(joined["row"], return_index=True)
         return {name: array[first] for name, array in joined.items()}
-
-
-def _sigmoid(logit: np.ndarray) -> np.ndarray:
-    """Return (n,) float64 probabilities of (n,) logits."""
-    return 1 / (1 + np.exp(-np.clip(logit.astype(np.float64), -700, 700)))  # exp stays finite within the clip
 
 
 def _codes(ids: Any) -> np.ndarray:

@@ -63,12 +63,6 @@ def _limits(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     return (centre + np.sqrt(second) / users * (z + skew * (z**2 - 1) / 6)).T, few
 
 
-def bootstrap_interval(per_user: np.ndarray, n: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """Return the interval (low, high) of the mean of (U,) values: :func:`bootstrap_intervals` of one column."""
-    low, high = bootstrap_intervals(per_user[:, None], n, seed, level)[0]
-    return float(low), float(high)
-
-
 def _columns(values: np.ndarray, at_once: int, n: int) -> Iterator[slice]:
     """Yield slices of columns that together hold at most ``at_once`` of the (U, M) values or of n draws, or one."""
     step = max(1, at_once // max(n, len(values)))

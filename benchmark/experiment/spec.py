@@ -206,6 +206,16 @@ class Experiment(_Strict):
                 )
         return out
 
+    def only(self, labels: Sequence[str]) -> Experiment:
+        """Return the experiment with those of the models that it has, and what they stand on."""
+
+        def below(spec: RunSpec) -> set[str]:
+            return {spec.label}.union(*(below(stage) for stage in spec.stages.values()))
+
+        specs = [self.spec(label, self.seeds[0]) for label in labels if label in self.models]
+        wanted = set[str]().union(*map(below, specs))
+        return self.model_copy(update={"models": {k: v for k, v in self.models.items() if k in wanted}})
+
     def spec(self, label: str, seed: int) -> RunSpec:
         """Return the spec of one run; raises as ``specs`` does."""
         return self._spec(label, self.models[label], seed)

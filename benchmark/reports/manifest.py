@@ -16,6 +16,7 @@ from benchmark.experiment import RunSpec
 from benchmark.reports.part import Part
 from benchmark.reports.table import ComparisonTable
 from benchmark.runs.record import RECORD, RunStore, whole_file
+from benchmark.runs.run import LAPS
 
 MANIFEST = "manifest.json"
 
@@ -167,3 +168,12 @@ def read(folder: Path) -> Manifest:
         raise InputError(
             f"{path}: not a manifest: {where}: {fault['msg']}; write it again: levelfield table FILE"
         ) from None
+
+
+def earlier_seconds(folder: Path) -> dict[str, float]:
+    """Return seconds a run by model from a written manifest, to tell the time left; none where it cannot be read."""
+    try:
+        runs = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["runs"].values()
+        return {r["model"]: sum(v for k, v in r["seconds"].items() if k in LAPS) for r in runs}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

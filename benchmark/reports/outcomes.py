@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
+from scipy.special import expit
 
 from benchmark.errors import InputError
 from benchmark.evaluation.metrics import (
@@ -171,7 +172,7 @@ def _add_ranking(out: Outcomes, record: RunRecord, frame: pl.DataFrame, targets:
 def _add_preference(out: Outcomes, record: RunRecord, frame: pl.DataFrame, targets: bool) -> None:
     user, label = frame["place"].to_numpy(), frame["label"].to_numpy()
     score = frame["score"].to_numpy().astype(np.float64)
-    probability = 1 / (1 + np.exp(-np.clip(score, -700, 700))) if record.probability else None
+    probability = expit(score) if record.probability else None
     for metric in out.metrics:
         parsed: Metric = parse_metric(metric)
         _, values = preference_user_values(parsed, user, label, score, probability)

@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import psutil
 
@@ -122,50 +121,66 @@ def _sources(module: str, found: set[Path] | None = None) -> set[Path]:
     return found
 
 
-class PeakMemory:
-    """Context manager: the highest resident memory of this process in between, sampled every 20 ms (``.bytes``)."""
+class _Sampled:
+    """Context manager that takes a sample at its beginning, at its end, and every ``every`` seconds in between."""
+
+    every: float
 
     def __init__(self) -> None:
-        self.bytes = 0
-        self._process = psutil.Process()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def _watch(self) -> None:
-        while True:
-            self.bytes = max(self.bytes, self._process.memory_info().rss)
-            if self._stop.wait(0.02):
-                return
+    def sample(self) -> None:
+        raise NotImplementedError
 
-    def __enter__(self) -> PeakMemory:
+    def _watch(self) -> None:
+        while not self._stop.wait(self.every):
+            self.sample()
+
+    def __enter__(self) -> Self:
+        self.sample()
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._thread.join()
+        self.sample()
+
+
+class PeakMemory(_Sampled):
+    """The highest resident memory of this process in between (``.bytes``)."""
+
+    every = 0.02
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+        self._process = psutil.Process()
+
+    def sample(self) -> None:
         self.bytes = max(self.bytes, self._process.memory_info().rss)
 
 
-class Energy:
-    """Context manager: what the machine's processors and NVIDIA GPUs took in between (``.watt_hours``).
+class Energy(_Sampled):
+    """What the machine's processors and NVIDIA GPUs took in between (``.watt_hours``).
 
     None where no counter can be read: those of the processors (RAPL, under ``root``) are mostly open to root alone,
     those of the GPUs need ``pynvml`` (the ``energy`` extra). It is the whole machine's: other work on it counts in.
     """
 
-    _EVERY = 60.0  # seconds: a RAPL counter wraps after an hour at 70 W
+    every = 60.0  # a RAPL counter starts again after an hour at 70 W
 
     def __init__(self, root: Path = Path("/sys/class/powercap")) -> None:
-        self.watt_hours: float | None = None
+        super().__init__()
         self._zones = sorted(root.glob("intel-rapl:[0-9]")) + sorted(root.glob("intel-rapl:[0-9][0-9]"))
         self._gpus = _gpus()
         self._last: dict[str, float] = {}
         self._joules: dict[str, float] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    @property
+    def watt_hours(self) -> float | None:
+        return sum(self._joules.values()) / 3600 if self._joules else None
 
     def _read(self) -> Iterator[tuple[str, float, float]]:
         """Yield (counter, joules, joules at which it starts again from 0)."""
@@ -177,32 +192,12 @@ class Energy:
             with suppress(Exception):  # a card without a counter
                 yield name, joules(), float("inf")
 
-    def _sample(self) -> None:
+    def sample(self) -> None:
         for name, now, wrap in self._read():
             if name in self._last:
                 step = now - self._last[name]
                 self._joules[name] = self._joules.get(name, 0.0) + (step if step >= 0 else step + wrap)
             self._last[name] = now
-
-    def _watch(self) -> None:
-        while not self._stop.wait(self._EVERY):
-            self._sample()
-
-    def __enter__(self) -> Energy:
-        self._sample()
-        if self._last:
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        if self._last:
-            self._thread.join()
-            self._sample()
-        if self._joules:
-            self.watt_hours = sum(self._joules.values()) / 3600
 
 
 def _gpus() -> dict[str, Callable[[], float]]:

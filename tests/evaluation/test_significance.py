@@ -17,7 +17,6 @@ from benchmark.errors import InputError
 from benchmark.evaluation import significance
 from benchmark.evaluation.significance import (
     adjust,
-    bootstrap_interval,
     bootstrap_intervals,
     counting_seeds,
     paired_p_values,
@@ -26,6 +25,7 @@ from benchmark.evaluation.significance import (
 from tests.statistics.simulations import (
     DISTRIBUTIONS,
     any_mark,
+    bootstrap_interval,
     coverage,
     moving_seeds,
     p_values_of_equals,

@@ -17,8 +17,8 @@ from benchmark.evaluation.metrics import (
     preference_metric,
     user_auc,
 )
-from benchmark.evaluation.significance import bootstrap_interval
 from benchmark.evaluation.user_values import preference_user_values
+from tests.statistics.simulations import bootstrap_interval
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 

@@ -86,6 +86,12 @@ DISTRIBUTIONS: dict[str, UserValues] = {
 }
 
 
+def bootstrap_interval(per_user: np.ndarray, n: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+    """Return the interval (low, high) of the mean of (U,) values: ``bootstrap_intervals`` of one column."""
+    low, high = bootstrap_intervals(per_user[:, None], n, seed, level)[0]
+    return float(low), float(high)
+
+
 def coverage(values: UserValues, users: int, tables: int, seed: int = 0) -> dict[str, float]:
     """Return the share of tables whose 95 % interval holds the truth, and of those that lie above and below it.
 
