@@ -25,8 +25,10 @@ from benchmark.evaluation.significance import (
 from tests.statistics.simulations import (
     DISTRIBUTIONS,
     any_mark,
+    any_mark_of_the_best,
     bootstrap_interval,
     coverage,
+    equal_models,
     moving_seeds,
     p_values_of_equals,
     p_values_of_seeds,
@@ -291,6 +293,14 @@ def test_runs_of_one_model_whose_seeds_move_it_are_seldom_called_different(seeds
     alone, counted = (p_values_of_seeds(moving_seeds(100, 600, seeds, moved)) <= 0.05).mean(axis=0)
     assert counted < 0.05 + 0.025
     assert alone > 0.15 or not moved, "the reason for counting the seeds"
+
+
+def test_the_best_of_ten_equals_gets_a_mark_seldom_when_all_pairs_are_corrected_for() -> None:
+    """As the tables do it (`benchmark/reports/comparison.py`); 600 tables know a share to 1.8 %."""
+    values = equal_models(np.random.default_rng(0), users=200, tables=600, models=9)
+    every, own = any_mark_of_the_best(values, "holm")
+    assert every < 0.05 + 0.025
+    assert own > 0.09, "the reason for correcting for the looking"
 
 
 def test_one_seed_tells_nothing_of_the_others() -> None:
