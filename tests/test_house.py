@@ -23,8 +23,9 @@ HEIGHT = {
     "benchmark.experiment": 3,
     "benchmark.runs": 4,
     "benchmark.sweeps": 5,
-    "benchmark.reports": 5,
-    "benchmark.cli": 6,
+    "benchmark.audit": 5,
+    "benchmark.reports": 6,
+    "benchmark.cli": 7,
 }
 # a content baseline may stand on the frozen backbone, an experiment on the contract's types
 NEIGHBOURS = {("baselines", "benchmark.llm")}

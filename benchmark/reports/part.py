@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from benchmark.experiment import Experiment, model_class, model_config
-from benchmark.reports.outcomes import Outcomes, read
+from benchmark.runs.outcomes import Outcomes, read
 from benchmark.runs.record import RunRecord, RunStore
 
 

@@ -16,8 +16,8 @@ from benchmark.evaluation.metrics import higher_is_better, parse_metric, prefere
 from benchmark.evaluation.significance import bootstrap_intervals
 from benchmark.evaluation.user_values import preference_user_values
 from benchmark.reports.names import title
-from benchmark.reports.outcomes import Outcomes
 from benchmark.reports.part import Part
+from benchmark.runs.outcomes import Outcomes
 
 Array = np.ndarray
 COLD = 5  # known interactions below which a user is cold

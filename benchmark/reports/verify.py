@@ -24,10 +24,10 @@ from benchmark.experiment import Experiment, RunSpec
 from benchmark.reports import manifest as manifests
 from benchmark.reports import render
 from benchmark.reports.manifest import Manifest, RunEntry
-from benchmark.reports.outcomes import read
 from benchmark.reports.part import Part, part
 from benchmark.reports.table import build
 from benchmark.runs.execute import PreparedData, candidates_fingerprint, execute, run_key
+from benchmark.runs.outcomes import read
 from benchmark.runs.record import RANKS, RECORD, RunRecord, RunStore
 from benchmark.runs.run import named
 

@@ -21,9 +21,9 @@ from benchmark.experiment import Experiment, load_all
 from benchmark.reports import render
 from benchmark.reports.comparison import reference_of
 from benchmark.reports.names import title
-from benchmark.reports.outcomes import read
 from benchmark.reports.part import part
 from benchmark.reports.table import Cell, Column, ComparisonTable, Row, _rank, build
+from benchmark.runs.outcomes import read
 from benchmark.runs.record import RunRecord, RunStore
 from benchmark.runs.run import run
 from tests.llm.tiny import tiny
