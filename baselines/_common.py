@@ -14,6 +14,7 @@ from benchmark.data.schema import Catalogue
 
 Weighting = Literal["none", "tfidf", "bm25"]
 BM25_K1, BM25_B = 1.2, 0.75
+EDGE = 0.01  # probabilities nearer to 0 or 1 than this are not believed
 BLOCK = 1 << 24  # cells of a dense block: bounds the temporary memory
 
 
@@ -70,6 +71,12 @@ def nearest(rows: csr_matrix, k: int, shrinkage: float) -> tuple[Tensor, Tensor]
         block[np.arange(stop - start), np.arange(start, stop)] = 0
         values[start:stop], ids[start:stop] = torch.from_numpy(block).topk(k, dim=1)
     return ids, values
+
+
+def logit_in_order(p: Tensor) -> Tensor:
+    """Return logits of sums of probabilities; beyond the edges of [0, 1] a straight line keeps the order."""
+    inside = p.clamp(EDGE, 1 - EDGE)
+    return inside.logit() + (p - inside)
 
 
 def is_in_train(catalogue: Catalogue) -> tuple[Tensor, Tensor]:

@@ -6,12 +6,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from baselines._common import logit_in_order
 from benchmark.data.batch import Batch
 from benchmark.data.schema import Catalogue
 from benchmark.errors import InputError
 from benchmark.recommender import ModelConfig, Recommender
-
-EDGE = 0.01  # probabilities nearer to 0 or 1 than this are not believed
 
 
 class Bias(Recommender):
@@ -52,5 +51,4 @@ class Bias(Recommender):
 
     def score(self, batch: Batch) -> Tensor:
         p = self.pick(self.item.expand(len(batch), -1), batch) + (self.user[batch.user] - self.mean).unsqueeze(1)
-        inside = p.clamp(EDGE, 1 - EDGE)
-        return inside.logit() + (p - inside)  # beyond the edges a straight line keeps the order
+        return logit_in_order(p)

@@ -19,6 +19,7 @@ class ItemKNN(Recommender):
     class Config(ModelConfig):
         n_neighbors: int = Field(100, gt=0, description="Neighbours kept for each item.")
         shrinkage: float = Field(0.0, ge=0, description="Added to the product of norms: trusts rare items less.")
+        max_history: int = Field(0, ge=0, description="Only the newest items of a user count; 0: all of them.")
         weighting: Weighting = Field("none", description="How much a user's interaction counts: none, tfidf or bm25.")
 
     batch_kind = "whole"
@@ -39,7 +40,16 @@ class ItemKNN(Recommender):
         self.similarity.copy_(values)
 
     def score(self, batch: Batch) -> Tensor:
-        assert batch.seen is not None
-        owned = batch.seen.dense(self.n_items).T.contiguous()
+        owned = self._owned(batch).T.contiguous()
         scores = F.embedding_bag(self.neighbors, owned, per_sample_weights=self.similarity, mode="sum")
         return self.pick(scores.T, batch)
+
+    def _owned(self, batch: Batch) -> Tensor:
+        """Return the (B, n_items) 0/1 matrix of the items that count."""
+        if not self.config.max_history:
+            assert batch.seen is not None
+            return batch.seen.dense(self.n_items)
+        history = batch.newest(self.config.max_history).history
+        assert history is not None
+        owned = torch.zeros(len(batch), self.n_items + 1, device=history.device)
+        return owned.scatter_(1, history, 1)[:, :-1]  # the last column is the padding

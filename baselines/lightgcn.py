@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from scipy.sparse import bmat, coo_array, diags_array
 from torch import Tensor
 
 from baselines._common import embedding, is_in_train, user_rows
-from benchmark.data.batch import Batch
+from benchmark.data.batch import Batch, BatchSpec
 from benchmark.data.schema import Catalogue
-from benchmark.recommender import GradientConfig, Recommender
+from benchmark.errors import InputError
+from benchmark.recommender import GradientConfig, ModelConfig, Recommender, Traits
 
 
 class Propagate(torch.autograd.Function):
@@ -35,7 +37,7 @@ class Propagate(torch.autograd.Function):
 
 
 class LightGCN(Recommender):
-    """Light graph convolution, trained by BPR (He et al., SIGIR 2020, arXiv:2002.02126).
+    """Light graph convolution (He et al., SIGIR 2020, arXiv:2002.02126), trained by BPR or by binary cross-entropy.
 
     Users unseen in training are the average user. Unseen items start at zero: as drawn negatives they can only sink.
     """
@@ -43,8 +45,13 @@ class LightGCN(Recommender):
     class Config(GradientConfig):
         embedding_size: int = Field(64, gt=0, description="Length of the embeddings.")
         n_layers: int = Field(3, ge=0, description="Hops over the graph.")
+        loss: Literal["bpr", "bce"] = Field("bpr", description="bpr (ranking only) or bce (ranking and preference).")
+        edge_rating: float | None = Field(
+            None, description="Edges are the interactions rated so or higher, such as likes; None: all."
+        )
 
-    batch_kind = "pairwise"
+    tasks = frozenset({"ranking", "preference"})
+    probability = True
     known_user: Tensor
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
@@ -52,14 +59,31 @@ class LightGCN(Recommender):
         known_user, known_item = is_in_train(catalogue)
         self.register_buffer("known_user", known_user, persistent=False)
         self.node = embedding(torch.cat([known_user, known_item]), config.embedding_size)
+        if config.edge_rating is not None and catalogue.train.rating is None:
+            raise InputError("edge_rating: the data has no ratings")
         self._graph: Tensor | None = None  # no buffer: DDP would send it along with every step
         self._final: tuple[Any, Tensor] | None = None
+
+    @classmethod
+    def traits_of(cls, config: ModelConfig) -> Traits:
+        traits = super().traits_of(config)
+        # bpr would take dislikes for positives
+        only = isinstance(config, cls.Config) and config.loss == "bpr"
+        return replace(traits, tasks=frozenset({"ranking"}), probability=False) if only else traits
+
+    def batch_spec(self) -> BatchSpec:
+        return replace(super().batch_spec(), kind="pairwise" if self.config.loss == "bpr" else "pointwise")
 
     def graph(self) -> Tensor:
         """Return the symmetrically normalised adjacency of users and items, in CSR."""
         if self._graph is None or self._graph.device != self.device:
             train = self.catalogue.train
-            pairs = coo_array((np.ones(len(train), np.float32), (train.user, train.item)), (self.n_users, self.n_items))
+            user, item = train.user, train.item
+            if self.config.edge_rating is not None:
+                assert train.rating is not None
+                edges = train.rating >= self.config.edge_rating
+                user, item = user[edges], item[edges]
+            pairs = coo_array((np.ones(len(user), np.float32), (user, item)), (self.n_users, self.n_items))
             cells = pairs.tocsr()
             cells.data[:] = 1
             adjacency = bmat([[None, cells], [cells.T, None]], format="csr")
@@ -78,12 +102,16 @@ class LightGCN(Recommender):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         assert batch.item is not None
-        assert batch.negative is not None
-        items = torch.cat([batch.item.unsqueeze(1), batch.negative], 1) + self.n_users
+        items = batch.item.unsqueeze(1) + self.n_users
+        if batch.negative is not None:
+            items = torch.cat([items, batch.negative + self.n_users], 1)
         nodes = torch.cat([batch.user.unsqueeze(1), items], 1)
         x = F.embedding(nodes, self.propagate())
         logits = (x[:, 1:] * x[:, :1]).sum(2)
-        return F.softplus(logits[:, 1:] - logits[:, :1]).mean()
+        if self.config.loss == "bpr":
+            return F.softplus(logits[:, 1:] - logits[:, :1]).mean()
+        assert batch.label is not None
+        return F.binary_cross_entropy_with_logits(logits[:, 0], batch.label)
 
     def score(self, batch: Batch) -> Tensor:
         return self.dot(self.user_embeddings(batch), self.item_embeddings(), batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -9,9 +10,9 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from benchmark.data.batch import Batch
+from benchmark.data.batch import Batch, BatchSpec
 from benchmark.data.schema import Catalogue
-from benchmark.recommender import GradientConfig, Recommender
+from benchmark.recommender import GradientConfig, ModelConfig, Recommender, Traits
 
 
 class Block(nn.Module):
@@ -36,7 +37,8 @@ class SASRec(Recommender):
     """Self-attentive sequential recommendation (Kang & McAuley, ICDM 2018, arXiv:1808.09781).
 
     All positions are trained at once, by a softmax over all items (Klenitskiy & Vasilev, RecSys 2023, arXiv:2309.07602)
-    or by the paper's binary cross-entropy. A user without history has the same score for every item.
+    or by the paper's binary cross-entropy; of a preference task, each labelled row behind its history. A user without
+    history has the same score for every item in a ranking, and is one user in a preference task.
     """
 
     class Config(GradientConfig):
@@ -46,7 +48,9 @@ class SASRec(Recommender):
         n_heads: int = Field(2, gt=0, description="Attention heads of a layer.")
         dropout: float = Field(0.2, ge=0, lt=1, description="Dropout everywhere.")
         max_history: int = Field(50, gt=0, description="Newest items of a history that are read.")
-        loss: Literal["softmax", "bce"] = Field("softmax", description="softmax (all items) or bce (drawn negatives).")
+        loss: Literal["softmax", "bce", "labels"] = Field(
+            "softmax", description="softmax (all items), bce (drawn negatives), or labels (preference)."
+        )
 
         @model_validator(mode="after")
         def _divides(self) -> SASRec.Config:
@@ -56,6 +60,8 @@ class SASRec(Recommender):
 
     batch_kind = "sequence"
     group = "sequential"
+    tasks = frozenset({"ranking", "preference"})
+    probability = True
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
@@ -67,6 +73,15 @@ class SASRec(Recommender):
         for table in (self.item, self.position):
             nn.init.normal_(table.weight, std=0.02)
 
+    @classmethod
+    def traits_of(cls, config: ModelConfig) -> Traits:
+        labels = isinstance(config, cls.Config) and config.loss == "labels"
+        task = "preference" if labels else "ranking"
+        return replace(super().traits_of(config), tasks=frozenset({task}), probability=labels)
+
+    def batch_spec(self) -> BatchSpec:
+        return replace(super().batch_spec(), kind="pointwise" if self.config.loss == "labels" else "sequence")
+
     def encode(self, history: Tensor) -> Tensor:
         """Return (B, L, d): position l has read the items up to l. Padding on the right is never read by real items."""
         x = self.item(history) * self.config.embedding_size**0.5 + self.position.weight[: history.shape[1]]
@@ -74,6 +89,11 @@ class SASRec(Recommender):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         assert batch.history is not None
+        if self.config.loss == "labels":
+            assert batch.item is not None
+            assert batch.label is not None
+            logits = (self.user_embeddings(batch) * self.item(batch.item)).sum(1)
+            return F.binary_cross_entropy_with_logits(logits, batch.label)
         target = batch.history[:, 1:]
         real = target != self.n_items
         hidden, positive = self.encode(batch.history[:, :-1])[real], target[real]
@@ -93,7 +113,7 @@ class SASRec(Recommender):
         assert batch.history_length is not None
         last = (batch.history_length - 1).clamp(min=0)
         hidden = self.encode(batch.history)[torch.arange(len(batch), device=last.device), last]
-        return hidden * (batch.history_length > 0).unsqueeze(1)
+        return hidden if self.config.loss == "labels" else hidden * (batch.history_length > 0).unsqueeze(1)
 
     def item_embeddings(self) -> Tensor:
         return self.item.weight[:-1]

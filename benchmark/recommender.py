@@ -388,6 +388,7 @@ class Recommender(LightningModule):
             batch.excluded.offsets,
             batch.excluded.values,
             candidates=batch.candidates,
+            draw=batch.draw,
         )
 
 

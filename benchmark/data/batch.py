@@ -91,6 +91,7 @@ class Batch(_Movable):
         candidates: (B, C) int64 item ids to score; None means every item in the order of ids.
         relevant: columns of the scores that hold a relevant item (for the evaluator; no model may read it).
         row: (B,) int64 number of each judged row, unique within its part.
+        draw: (B,) int64 number of the draw of candidates, where users are judged on several; else None.
         excluded: columns of the scores that are out of the competition: seen items or padding (for the evaluator).
     """
 
@@ -107,6 +108,7 @@ class Batch(_Movable):
     relevant: Ragged | None = None
     excluded: Ragged | None = None
     row: Tensor | None = None
+    draw: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.user)

@@ -20,7 +20,7 @@ from benchmark.data.sources.files import content_hash
 from benchmark.errors import InputError
 
 # part of every key: raise it when the reading or filtering of the same files gives other data
-VERSION = 1
+VERSION = 2
 _TABLES = ("interactions", "users", "items", "graph", "links")
 _INDEX = "dataset.json"
 _log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def _read(folder: Path) -> Dataset:
     if interactions is None or users is None or items is None:
         raise ValueError("a table is missing")
     steps = tuple(Step(**step) for step in index["steps"])
-    return Dataset(index["name"], interactions, users, items, frames["graph"], frames["links"], steps)
+    return Dataset(index["name"], interactions, users, items, frames["graph"], frames["links"], steps, index["clock"])
 
 
 def content_hash_of(path: Path) -> str:
@@ -101,7 +101,8 @@ def _write(dataset: Dataset, folder: Path) -> None:
                 path = aside / f"{table}.parquet"
                 frame.write_parquet(path)
                 files[path.name] = content_hash_of(path)
-        index = {"name": dataset.name, "steps": [asdict(step) for step in dataset.steps], "files": files}
+        steps = [asdict(step) for step in dataset.steps]
+        index = {"name": dataset.name, "steps": steps, "files": files, "clock": dataset.clock}
         (aside / _INDEX).write_text(json.dumps(index, indent=1))
         aside.chmod(0o755)
         if folder.exists():  # damaged, or another process was faster

@@ -37,6 +37,9 @@ class Sampled(BaseModel):
         "uniform", description="Chance of an item: equal, or proportional to its training interactions plus one."
     )
     seed: int = Field(0, ge=0, description="Of the draw; it does not change with the seed of a run.")
+    draws: int = Field(
+        1, ge=1, description="Judge each user on so many draws (of the seeds seed, seed + 1, ...); the mean counts."
+    )
 
 
 Candidates = Annotated[Full | Sampled, Field(discriminator="kind")]

@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from benchmark.data.batch import Batch, Ragged
 from benchmark.data.candidates import draw
 from benchmark.data.schema import Interactions, SplitData
-from benchmark.data.sequences import Sequences, likes, take, unique_pairs
-from benchmark.data.split import known
+from benchmark.data.sequences import Sequences, held, likes, take, unique_pairs
+from benchmark.data.split import known, merged
 from benchmark.data.task import Task
 from benchmark.errors import InputError
 
@@ -34,21 +34,31 @@ class EvalRows(Dataset):
         candidates: Tensor | None = None,
         label: Tensor | None = None,
         allow_repeats: bool = False,
+        draws: int = 1,
     ) -> None:
         self.user = torch.from_numpy(user.astype(np.int64))
         self.sequences, self.max_history = sequences, max_history
         self.start, self.stop = torch.from_numpy(start), torch.from_numpy(stop)
         self.seen, self.relevant, self.candidates, self.label = seen, relevant, candidates, label
         self.allow_repeats = allow_repeats
+        self.draws = draws
+        """Number of candidate lists of each user; row r is of draw ``r // (number of rows / draws)``."""
         self.all = torch.arange(len(self.user))
 
     def __len__(self) -> int:
         return len(self.user)
 
+    @property
+    def n_judged(self) -> int:
+        """Number of judged users (ranking) or labelled rows (preference)."""
+        return len(self) // self.draws
+
     def __getitem__(self, index: Tensor) -> Batch:
         user = self.user[index]
         seen = take(self.seen, user)
         batch = Batch(user=user, seen=seen, row=index)
+        if self.draws > 1:
+            batch.draw = index // self.n_judged
         if self.max_history:
             fields = self.sequences.windows(self.start[index], self.stop[index], self.max_history)
             for name, value in fields.items():
@@ -90,7 +100,7 @@ def _is_in(candidates: Tensor, lists: Ragged) -> Tensor:
 def ranking_rows(
     data: SplitData, task: Task, part: Literal["valid", "test"], max_history: int, sample: Callable[[int], np.ndarray]
 ) -> EvalRows:
-    """One row a user with something relevant in ``part``.
+    """One row a user with something relevant in ``part``; with several draws of candidates, one a draw and user.
 
     The user's history ends strictly before the first relevant interaction; ``seen`` is all that is known of the user.
     """
@@ -114,19 +124,25 @@ def ranking_rows(
         raise InputError(f"the {part} part has no user to judge (min_history {task.min_history}); loosen the split")
     users = users[sample(len(users))]
     relevant = take(relevant, torch.from_numpy(users))
-    candidates = None
+    candidates, draws = None, 1
     if task.candidates.kind != "full":
+        draws = task.candidates.draws
         own = take(seen, torch.from_numpy(users))
         popularity = np.bincount(data.complete_train.item, minlength=data.n_items)
-        drawn = draw(
-            task.candidates,
-            (own.offsets.numpy(), own.values.numpy()),
-            (relevant.offsets.numpy(), relevant.values.numpy()),
-            data.n_items,
-            popularity,
-            user_ids=users,
-        )
-        candidates = torch.from_numpy(drawn)
+        lists = [
+            draw(
+                task.candidates.model_copy(update={"seed": task.candidates.seed + number}),
+                (own.offsets.numpy(), own.values.numpy()),
+                (relevant.offsets.numpy(), relevant.values.numpy()),
+                data.n_items,
+                popularity,
+                user_ids=users,
+            )
+            for number in range(draws)
+        ]
+        candidates = torch.from_numpy(np.concatenate(lists))  # of equal widths: a user has as many in each draw
+        relevant = take(relevant, torch.arange(len(users)).repeat(draws))
+        users = np.tile(users, draws)
     return EvalRows(
         users,
         Sequences.of(before, data.n_items, None),
@@ -137,6 +153,7 @@ def ranking_rows(
         relevant=relevant,
         candidates=candidates,
         allow_repeats=task.allow_repeats,
+        draws=draws,
     )
 
 
@@ -150,7 +167,8 @@ def preference_rows(
     label = likes(target, task)
     memory = before
     if task.history == "before_target":
-        memory = _merged(before, target)
+        memory = merged((before, target), data.n_users)
+    memory, _ = held(memory, task)
     index = sample(len(target))
     user = target.user[index]
     stop = memory.offsets[1:][user]
@@ -165,21 +183,6 @@ def preference_rows(
         max_history,
         candidates=torch.from_numpy(target.item[index].astype(np.int64)).unsqueeze(1),
         label=torch.from_numpy(label[index]),
-    )
-
-
-def _merged(a: Interactions, b: Interactions) -> Interactions:
-    """Return both parts as one, sorted by (user, time)."""
-
-    def join(x: np.ndarray | None, y: np.ndarray | None) -> np.ndarray | None:
-        return None if x is None or y is None else np.concatenate([x, y])
-
-    return Interactions.from_arrays(
-        np.concatenate([a.user, b.user]),
-        np.concatenate([a.item, b.item]),
-        join(a.rating, b.rating),
-        join(a.time, b.time),
-        a.n_users,
     )
 
 

@@ -18,6 +18,8 @@ TITLE = "title"
 # columns of canonical interactions: row numbers into Dataset.users and Dataset.items
 USER, ITEM = "user", "item"
 PARTS = ("train", "valid", "test")
+KNOWN = "known"  # a part of the predefined split: history and nothing else
+CLOCKS = ("time", "order")
 # what a digest takes as numbers; everything else (wider integers and decimals too) it takes as text
 _NUMBERS = (
     *(pl.Boolean, pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32),
@@ -43,13 +45,15 @@ class Dataset:
     Attributes:
         name: name of the source.
         interactions: ``user`` and ``item`` (Int32, row numbers into ``users`` and ``items``), and where the source has
-            them ``rating`` (Float32), ``timestamp`` (Float64, in the source's unit) and ``part``
-            (Enum of "train", "valid", "test", for the predefined split).
+            them ``rating`` (Float32), ``timestamp`` (Float64, in the source's unit) and ``part`` (Enum of "train",
+            "valid", "test" and "known", for the predefined split; what is "known" is history and nothing else).
         users: ``user_id`` (String) and features, one row a user, sorted by ``user_id``.
         items: ``item_id`` (String), ``title`` where known, and features, one row an item, sorted by ``item_id``.
         graph: knowledge graph as ``head``, ``relation``, ``tail`` (String), or None; ``links`` maps items to entities.
         links: ``item_id``, ``entity_id`` (String), or None.
         steps: what each step of preparation left over.
+        clock: what ``timestamp`` is: "time", or "order", a place in the user's own sequence, which tells nothing of
+            what other users did earlier or later.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Dataset:
     graph: pl.DataFrame | None = None
     links: pl.DataFrame | None = None
     steps: tuple[Step, ...] = field(default=())
+    clock: str = "time"
 
     @property
     def has_time(self) -> bool:
@@ -245,7 +250,9 @@ class SplitData:
         valid_known, test_known: under ``cold_users``, the first interactions of the held-out users of the part: known
             when the part is scored (history, seen items, fold-in), never trained on. None under other splits.
         train_known: under a budget (``benchmark.data.budget``), the whole training part, of which ``train`` is what is
-            learned from: histories, seen items and the draws of negatives and candidates rest on it. None without one.
+            learned from: histories, seen items and the draws of negatives and candidates rest on it. Under the
+            predefined split, with the rows that are "known" only. None without either.
+        clock: of the dataset: whether the times of two users can be compared.
     """
 
     train: Interactions
@@ -259,6 +266,7 @@ class SplitData:
     valid_known: Interactions | None = None
     test_known: Interactions | None = None
     train_known: Interactions | None = None
+    clock: str = "time"
 
     @property
     def n_users(self) -> int:
@@ -270,7 +278,7 @@ class SplitData:
 
     @property
     def complete_train(self) -> Interactions:
-        """The training part as the split made it, whatever the budget."""
+        """The training part as the split made it, whatever the budget, and what is known besides."""
         return self.train if self.train_known is None else self.train_known
 
     def catalogue(self, cache: Path | None = None) -> Catalogue:

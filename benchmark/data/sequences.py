@@ -57,6 +57,20 @@ class Sequences:
         }
 
 
+def held(rows: Interactions, task: Task) -> tuple[Interactions, np.ndarray]:
+    """Return those of (n,) ``rows`` that may stand in a history, and (n + 1,) how many of them stand before each row.
+
+    Raises:
+        InputError: likes are asked for, and the data has no ratings.
+    """
+    if task.history_holds == "all":
+        return rows, np.arange(len(rows) + 1)
+    mask = likes(rows, task) > 0
+    before = np.concatenate([[0], np.cumsum(mask)])
+    rating, time = (None if values is None else values[mask] for values in (rows.rating, rows.time))
+    return Interactions(rows.user[mask], rows.item[mask], rating, time, before[rows.offsets]), before
+
+
 def unique_pairs(user: np.ndarray, item: np.ndarray, n_users: int, n_items: int) -> Ragged:
     """Return each user's items once, ascending."""
     keys = np.unique(user.astype(np.int64) * n_items + item)

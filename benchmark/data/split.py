@@ -6,12 +6,14 @@ the same parts and ids, whatever the order of the rows; ids follow a seeded shuf
 The report holds, as floats: ``users``, ``items``, ``interactions``; for each part ``n_<part>`` and ``share_<part>``
 (under ``cold_users`` for ``valid_known`` and ``test_known`` too); for valid and test ``<part>_unseen_users`` and
 ``<part>_unseen_items`` (how many of the part's users and items do not occur in train), and both with ``_share`` behind
-it (of the part's users and items); with timestamps ``test_older_than_train``, the share of test interactions strictly
-older than the newest training interaction.
+it (of the part's users and items); with times that can be compared between users ``test_older_than_train``, the share
+of test interactions strictly older than the newest training interaction. Rows that are ``known`` only are counted as
+``n_known``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -20,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from benchmark.data.schema import (
     ITEM,
+    KNOWN,
     PART,
     PARTS,
     RATING,
@@ -34,6 +37,7 @@ from benchmark.data.seeded import mix, permutation
 from benchmark.errors import InputError
 
 TRAIN, VALID, TEST, VALID_KNOWN, TEST_KNOWN = range(5)
+ONLY_KNOWN = 3  # of the predefined split
 # one stream of random numbers for each purpose
 _USER_IDS, _ITEM_IDS, _ROWS, _HELD_OUT = range(4)
 
@@ -76,7 +80,10 @@ class Ratio(_Shares):
 
 
 class Predefined(_Spec):
-    """The parts that the source brings: column ``part`` or three files."""
+    """The parts that the source brings: column ``part`` or three files.
+
+    What is in the part ``known`` is history for whoever is scored; it is neither learned from nor judged.
+    """
 
     kind: Literal["predefined"] = "predefined"
 
@@ -143,18 +150,37 @@ def split(dataset: Dataset, spec: SplitSpec, seed: int = 0) -> SplitData:
 
     cold = isinstance(spec, ColdUsers)
     parts = [pick(number) for number in range(5 if cold else 3)]
+    report = _report(parts, len(user_rows), len(item_rows), dataset.clock)
+    train_known = None
+    if not cold and (part == ONLY_KNOWN).any():
+        only = pick(ONLY_KNOWN)
+        train_known = merged((parts[TRAIN], only), len(user_rows))
+        report["n_known"] = float(len(only))
     return SplitData(
         train=parts[TRAIN],
         valid=parts[VALID],
         test=parts[TEST],
         users=dataset.users[user_rows],
         items=dataset.items[item_rows],
-        report=_report(parts, len(user_rows), len(item_rows)),
+        report=report,
         graph=dataset.graph,
         links=dataset.links,
         valid_known=parts[VALID_KNOWN] if cold else None,
         test_known=parts[TEST_KNOWN] if cold else None,
+        train_known=train_known,
+        clock=dataset.clock,
     )
+
+
+def merged(parts: Sequence[Interactions], n_users: int) -> Interactions:
+    """Return several parts as one, sorted by (user, time)."""
+
+    def joined(name: str) -> np.ndarray | None:
+        arrays = [getattr(rows, name) for rows in parts]
+        return None if any(values is None for values in arrays) else np.concatenate(arrays)
+
+    user, item = (np.concatenate([getattr(rows, name) for rows in parts]) for name in ("user", "item"))
+    return Interactions.from_arrays(user, item, joined("rating"), joined("time"), n_users)
 
 
 def known(data: SplitData, part: Literal["valid", "test"]) -> Interactions:
@@ -168,26 +194,18 @@ def known(data: SplitData, part: Literal["valid", "test"]) -> Interactions:
     if part == "test":
         parts += [data.valid, data.test_known]
     chosen = [rows for rows in parts if rows is not None]
-    if len(chosen) == 1:
-        return chosen[0]
-
-    def joined(name: str) -> np.ndarray | None:
-        arrays = [getattr(rows, name) for rows in chosen]
-        return None if arrays[0] is None else np.concatenate(arrays)
-
-    return Interactions.from_arrays(
-        np.concatenate([rows.user for rows in chosen]),
-        np.concatenate([rows.item for rows in chosen]),
-        joined("rating"),
-        joined("time"),
-        data.n_users,
-    )
+    return chosen[0] if len(chosen) == 1 else merged(chosen, data.n_users)
 
 
 def _assign(dataset: Dataset, spec: SplitSpec, seed: int) -> np.ndarray:
     """Return the (n,) uint8 part of each interaction: TRAIN ... TEST_KNOWN."""
     rows = dataset.interactions
     if isinstance(spec, Temporal):
+        if dataset.clock == "order":
+            raise InputError(
+                f"dataset {dataset.name} knows each user's order but no time, which the split temporal needs; use "
+                "leave_last_out, ratio, cold_items or cold_users"
+            )
         return _temporal(_time(dataset, spec), spec)
     if isinstance(spec, LeaveLastOut):
         place, size = _places(rows, seed, _time(dataset, spec))
@@ -202,7 +220,8 @@ def _assign(dataset: Dataset, spec: SplitSpec, seed: int) -> np.ndarray:
                 f"dataset {dataset.name} has no predefined parts; give the source the files 'train', 'valid' "
                 "and 'test' or columns.part, or use another split"
             )
-        return rows[PART].cast(pl.Enum(PARTS)).to_physical().to_numpy().astype(np.uint8)  # TRAIN, VALID, TEST
+        # TRAIN, VALID, TEST, ONLY_KNOWN
+        return rows[PART].cast(pl.Enum((*PARTS, KNOWN))).to_physical().to_numpy().astype(np.uint8)
     if isinstance(spec, ColdItems):
         return _hold_out(rows[ITEM].to_numpy(), spec, seed, least=1)
     part = _hold_out(rows[USER].to_numpy(), spec, seed, least=2)
@@ -281,7 +300,7 @@ def _shuffled_ids(used: np.ndarray, n_rows: int, seed: int, stream: int) -> tupl
     return ids, rows
 
 
-def _report(parts: list[Interactions], n_users: int, n_items: int) -> dict[str, float]:
+def _report(parts: list[Interactions], n_users: int, n_items: int, clock: str) -> dict[str, float]:
     """Return counts, shares and leaks; see the head of this module."""
     total = sum(map(len, parts))
     report: dict[str, float] = {"users": n_users, "items": n_items, "interactions": total}
@@ -296,6 +315,6 @@ def _report(parts: list[Interactions], n_users: int, n_items: int) -> dict[str, 
             unseen = int((here & ~there).sum())
             report[f"{name}_unseen_{plural}"] = unseen
             report[f"{name}_unseen_{plural}_share"] = unseen / int(here.sum())
-    if test.time is not None and train.time is not None:
+    if clock == "time" and test.time is not None and train.time is not None:
         report["test_older_than_train"] = float((test.time < train.time.max()).mean())
     return {name: float(value) for name, value in report.items()}

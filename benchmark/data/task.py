@@ -27,6 +27,9 @@ class Task(BaseModel):
         description="before_split: histories hold known parts only (train; at test train and valid). "
         "before_target (preference only): also earlier rows of the part itself, as in TALLRec and CoLLM.",
     )
+    history_holds: Literal["all", "likes"] = Field(
+        "all", description="Preference only: histories hold all rated items, each with its label, or the likes alone."
+    )
     min_history: int = Field(
         0, ge=0, description="Ranking only: judge users with at least so many earlier interactions."
     )
@@ -42,4 +45,6 @@ class Task(BaseModel):
             raise ValueError("min_history: only a ranking task selects users by their history")
         if self.kind == "ranking" and self.history == "before_target":
             raise ValueError("history: before_target is for preference tasks; a ranking has one history per user")
+        if self.kind == "ranking" and self.history_holds == "likes":
+            raise ValueError("history_holds: only a preference task knows likes; filter a ranking by min_rating")
         return self

@@ -11,7 +11,7 @@ from benchmark.data.batch import Batch, BatchSpec, Ragged
 from benchmark.data.negatives import NegativeSampler
 from benchmark.data.schema import Interactions, SplitData
 from benchmark.data.seeded import mix
-from benchmark.data.sequences import Sequences, likes, strictly_before, take, unique_pairs
+from benchmark.data.sequences import Sequences, held, likes, strictly_before, take, unique_pairs
 from benchmark.data.task import Task
 from benchmark.errors import InputError
 
@@ -29,9 +29,10 @@ class TrainRows(Dataset):
         source = data.complete_train if with_history else rows  # what windows are cut from
         self.spec, self.seed, self.epoch = spec, seed, 0
         self.preference = task.kind == "preference"
-        self.sequences = Sequences.of(source, data.n_items, task.positive_rating if self.preference else None)
+        memory, moved = held(source, task)
+        self.sequences = Sequences.of(memory, data.n_items, task.positive_rating if self.preference else None)
         self.user, self.item = torch.from_numpy(rows.user), torch.from_numpy(rows.item)
-        self.offsets = torch.from_numpy(source.offsets)
+        self.offsets = torch.from_numpy(memory.offsets)
         self.generator = torch.Generator()
         self.before: Tensor | None = None
         if spec.kind in ("sequence", "user_rows"):
@@ -40,8 +41,8 @@ class TrainRows(Dataset):
         else:
             there = np.arange(len(rows))
             if with_history:
-                before = strictly_before(source)[_places(rows, source)]
-                there = np.flatnonzero(before - source.offsets[rows.user] >= spec.min_history)
+                before = moved[strictly_before(source)[_places(rows, source)]]
+                there = np.flatnonzero(before - memory.offsets[rows.user] >= spec.min_history)
                 self.before = torch.from_numpy(before)
             self.all = torch.from_numpy(there)
         if not len(self.all):

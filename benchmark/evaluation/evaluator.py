@@ -90,9 +90,10 @@ class _Flat(torchmetrics.Metric):
 class RankingEvaluator(_Flat):
     """Ranking metrics of users, from the ranks of their relevant items: the mean over users with at least one.
 
-    It keeps three integers per relevant item, three per user, and the top-k lists where asked for. A user who comes
-    twice, as from a padded distributed sampler, counts once. After :meth:`compute` the other methods need no
-    communication; before it, under DDP, every process must call them.
+    It keeps three integers per relevant item, four per user, and the top-k lists where asked for. A user who comes
+    twice, as from a padded distributed sampler, counts once; one who comes with several draws of candidates, with their
+    mean. After :meth:`compute` the other methods need no communication; before it, under DDP, every process must call
+    them.
 
     Args:
         metrics: names such as ``auc``, ``ndcg@10``, ``mrr``.
@@ -107,7 +108,7 @@ class RankingEvaluator(_Flat):
         self.top_k = top_k
         for name in ("user", "n_relevant", "item"):
             self._add_flat(name, torch.empty(0, dtype=torch.int64))
-        for name in ("n_candidates", "above", "ties"):
+        for name in ("draw", "n_candidates", "above", "ties"):
             self._add_flat(name, torch.empty(0, dtype=torch.int32))
         if top_k:
             self._add_flat("lists", torch.empty(0, top_k, dtype=torch.int64))
@@ -121,8 +122,9 @@ class RankingEvaluator(_Flat):
         excluded_offsets: Tensor | None = None,
         excluded_columns: Tensor | None = None,
         candidates: Tensor | None = None,
+        draw: Tensor | None = None,
     ) -> None:
-        """Take one batch of B users.
+        """Take one batch of B users, each with one list of candidates.
 
         Args:
             user: (B,) integer.
@@ -132,6 +134,7 @@ class RankingEvaluator(_Flat):
             excluded_offsets: (B + 1,) int64 or None.
             excluded_columns: (m,) int64 columns out of the competition, or None.
             candidates: (B, C) int64 item ids of the columns, None where the columns are the items.
+            draw: (B,) integer, which draw of candidates of the user this is; None: the only one.
 
         Raises:
             ValueError: the scores or columns cannot be used (see :func:`~benchmark.evaluation.ranks.rank_relevant`).
@@ -151,6 +154,7 @@ class RankingEvaluator(_Flat):
             self._append(lists=lists)
         self._append(
             user=user,
+            draw=torch.zeros_like(user) if draw is None else draw,
             n_relevant=n_relevant,
             item=item,
             n_candidates=counts.n_candidates,
@@ -161,43 +165,49 @@ class RankingEvaluator(_Flat):
     def compute(self) -> dict[str, float]:
         """Return each metric's mean over users with a relevant item, nan where it is undefined for all."""
         self._joined = self._distinct(self._join())
-        return {str(metric): mean(ranking_metric(metric, self.ranks())) for metric in self.metrics}
+        return {str(metric): mean(self.per_user(str(metric))) for metric in self.metrics}
 
     def ranks(self) -> UserRanks:
-        """Return the ranks of all users, in the order of :meth:`users`."""
+        """Return the ranks of all users, in the order of :meth:`users`; of several draws, one behind the other."""
         final = self._final()
         offsets = np.concatenate([[0], final["n_relevant"].cumsum()])
         return UserRanks(final["above"], final["ties"], offsets, final["n_candidates"])
 
     def users(self) -> np.ndarray:
         """Return the (U,) distinct users, ascending."""
-        return self._final()["user"]
+        final = self._final()
+        return final["user"][final["draw"] == 0]
 
     def per_user(self, metric: str) -> np.ndarray:
         """Return the (U,) values of any ranking metric in the order of :meth:`users`, nan where it is undefined."""
-        return ranking_metric(parse_metric(metric), self.ranks())
+        values = ranking_metric(parse_metric(metric), self.ranks())
+        return values.reshape(len(self.users()), -1).mean(1) if len(values) else values
 
     def top_lists(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the users (U,) and their best items (U, top_k), best first, -1 where a list is shorter.
+
+        Of several draws of candidates, the lists are those of the first.
 
         Raises:
             ValueError: no lists were kept.
         """
         if not self.top_k:
             raise ValueError("no lists were kept: RankingEvaluator(..., top_k=20) keeps them")
-        return self._final()["user"], self._final()["lists"]
+        return self.users(), self._final()["lists"][self._final()["draw"] == 0]
 
     def table(self) -> dict[str, np.ndarray]:
-        """Return (nnz,) columns user, item, above, ties, n_candidates, one row per relevant item.
+        """Return (nnz,) columns user, item, above, ties, n_candidates, one row per relevant item (and draw).
 
-        Rows stand by user, then by rank, then by item, which is -1 where it came from a table without items.
+        Of several draws there is a column draw. Rows stand by user, draw, then by rank, then by item, which is -1 where
+        it came from a table without items.
         """
         final = self._final()
         n_relevant = final["n_relevant"]
-        user, n_candidates = np.repeat(final["user"], n_relevant), np.repeat(final["n_candidates"], n_relevant)
-        order = np.lexsort((final["item"], final["ties"], final["above"], user))
+        user, draw, n_candidates = (np.repeat(final[name], n_relevant) for name in ("user", "draw", "n_candidates"))
+        order = np.lexsort((final["item"], final["ties"], final["above"], draw, user))
         per_item = {name: final[name] for name in ("item", "above", "ties")}
-        table = {"user": user, **per_item, "n_candidates": n_candidates}
+        several = {"draw": draw} if draw.any() else {}
+        table = {"user": user, **several, **per_item, "n_candidates": n_candidates}
         return {name: column[order] for name, column in table.items()}
 
     @classmethod
@@ -212,11 +222,14 @@ class RankingEvaluator(_Flat):
         user = _codes(table["user"])
         above, ties, n_candidates = (np.asarray(table[name]) for name in ("above", "ties", "n_candidates"))
         item = _codes(table["item"]) if "item" in table else np.full(len(user), -1)
-        order = np.argsort(user, kind="stable")
-        users, first, n_relevant = np.unique(user[order], return_index=True, return_counts=True)
+        draw = np.asarray(table["draw"]).astype(np.int64) if "draw" in table else np.zeros(len(user), np.int64)
+        draws = int(draw.max(initial=0)) + 1
+        order = np.argsort(user * draws + draw, kind="stable")
+        lists, first, n_relevant = np.unique((user * draws + draw)[order], return_index=True, return_counts=True)
         evaluator = cls(metrics)
         evaluator._append(
-            user=torch.as_tensor(users if np.issubdtype(users.dtype, np.integer) else np.arange(len(users))),
+            user=torch.as_tensor(lists // draws),
+            draw=torch.as_tensor(lists % draws),
             n_relevant=torch.as_tensor(n_relevant),
             n_candidates=torch.as_tensor(n_candidates[order][first]),
             item=torch.as_tensor(item[order]),
@@ -227,8 +240,9 @@ class RankingEvaluator(_Flat):
         return evaluator
 
     def _distinct(self, joined: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the states sorted by user, the first occurrence of each."""
-        _, first = np.unique(joined["user"], return_index=True)
+        """Return the states sorted by user and draw, the first occurrence of each."""
+        draws = int(joined["draw"].max(initial=0)) + 1
+        _, first = np.unique(joined["user"] * draws + joined["draw"], return_index=True)
         n_relevant = joined["n_relevant"]
         start = (n_relevant.cumsum() - n_relevant)[first]
         kept = n_relevant[first]

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from benchmark.data.budget import few_shot
 from benchmark.data.filters import Filters
+from benchmark.data.schema import SplitData
 from benchmark.data.sources import Source
 from benchmark.data.task import Task
 from benchmark.errors import InputError, nearest
@@ -121,6 +123,11 @@ class Experiment(_Strict):
     models: dict[str, ModelEntry] = Field(min_length=1)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     split_seed: int = Field(0, description="Seed of the split and of the integer ids; the same for all models.")
+    resample_train: bool = Field(
+        False,
+        description="limit_train draws another sample with each seed of a run, the same for all models, instead of one "
+        "for all seeds.",
+    )
     trainer: TrainerConfig = TrainerConfig()
     sweep: Sweep = Sweep()
     report: Report = Report()
@@ -263,6 +270,7 @@ class Experiment(_Strict):
             trainer=trainer.model_copy(update={"early_stopping": stopping}),
             limit_train=entry.limit_train,
             seed=seed,
+            sample_seed=seed if self.resample_train else None,
             stages={
                 role: self._stage(other, seed, (*above, (label, role))) for role, other in cls.stages_of(config).items()
             },
@@ -289,7 +297,8 @@ class Experiment(_Strict):
 class RunSpec:
     """Everything that decides the outcome of one run; ``experiment`` and ``label`` only name it.
 
-    ``stages`` holds, by role, the runs of the models that this one stands on.
+    ``stages`` holds, by role, the runs of the models that this one stands on; ``sample_seed`` is that of the sample of
+    ``limit_train``, None: ``split_seed``.
     """
 
     experiment: str
@@ -302,7 +311,14 @@ class RunSpec:
     trainer: TrainerConfig
     limit_train: int | None
     seed: int
+    sample_seed: int | None = None
     stages: dict[str, RunSpec] = field(default_factory=dict, hash=False)
+
+    def budgeted(self, data: SplitData) -> SplitData:
+        """Return the data with the training interactions that the run may learn from."""
+        return few_shot(
+            data, self.task, self.limit_train, self.split_seed if self.sample_seed is None else self.sample_seed
+        )
 
     def model_class(self) -> type[Recommender]:
         return model_class(self.class_path, f"models.{self.label}")
@@ -323,6 +339,8 @@ class RunSpec:
             "limit_train": self.limit_train,
             "seed": self.seed,
         }
+        if self.sample_seed is not None and self.limit_train is not None:
+            resolved["sample_seed"] = self.sample_seed
         if self.stages:
             resolved["stages"] = {role: stage.resolved() for role, stage in self.stages.items()}
         return resolved

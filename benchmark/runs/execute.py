@@ -23,7 +23,6 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from benchmark.data.budget import few_shot
 from benchmark.data.datamodule import RecDataModule
 from benchmark.data.eval_rows import EvalRows
 from benchmark.data.schema import ITEM_ID, USER_ID, Dataset, SplitData
@@ -172,7 +171,7 @@ def _run(
         seconds[stage] = now - clock
         clock = now
 
-    split = few_shot(data.split, spec.task, spec.limit_train, spec.split_seed)
+    split = spec.budgeted(data.split)
     model = _build(spec, split, data, store)
     module = RecDataModule(split, spec.task, model.batch_spec(), spec.seed)
     lap("build")
@@ -225,8 +224,8 @@ def _run(
         record.test_reads += 1
         lap("test")
         record.metrics["test"] = cleaned(model.metrics["test"])
-        record.judged["test"] = len(module.rows("test"))
-    record.judged["valid"] = len(module.rows("valid"))
+        record.judged["test"] = module.rows("test").n_judged
+    record.judged["valid"] = module.rows("valid").n_judged
     record.candidates_fingerprint = candidates_fingerprint(module.rows("test" if trial is None else "valid"))
     seconds["score"] = model.scoring_seconds
     record.ms_per_user = 1000 * model.scoring_seconds / max(model.scored_rows, 1)
@@ -382,7 +381,7 @@ def load_model(spec: RunSpec, data: PreparedData, store: RunStore) -> Recommende
     Raises:
         InputError: a model it stands on has no finished run in the store, or its weights are another model's.
     """
-    split = few_shot(data.split, spec.task, spec.limit_train, spec.split_seed)
+    split = spec.budgeted(data.split)
     with isolate_rng():  # built under the run's own seed, of which the caller notices nothing
         model = _build(spec, split, data, store)
     model.restore(store.folder(run_key(spec, data.fingerprint)) / CHECKPOINT)

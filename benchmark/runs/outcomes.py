@@ -142,31 +142,37 @@ def _placed(frame: pl.DataFrame, users: pl.Series, record: RunRecord, first: Run
     return placed if placed["place"].is_sorted() else placed.sort("place", maintain_order=True)
 
 
-def user_ranks(frame: pl.DataFrame, n_users: int) -> UserRanks:
-    """Return the ranks of a stored table with positions (``place``), sorted by them."""
-    place = frame["place"].to_numpy()
+def user_ranks(frame: pl.DataFrame, n_users: int) -> tuple[UserRanks, int]:
+    """Return the ranks of a stored table with positions (``place``), sorted by them, and the number of draws.
+
+    Of several draws of candidates each is a user of its own there, those of one user behind each other.
+    """
+    place, draws = frame["place"].to_numpy(), 1
+    if "draw" in frame.columns:
+        draw = frame["draw"].to_numpy()
+        draws = int(draw.max()) + 1
+        place = place * draws + draw
+    n_users *= draws
     offsets = np.concatenate([[0], np.bincount(place, minlength=n_users).cumsum()])
     n_candidates = frame["n_candidates"].to_numpy()[offsets[:-1]]
-    return UserRanks(frame["above"].to_numpy(), frame["ties"].to_numpy(), offsets, n_candidates)
+    return UserRanks(frame["above"].to_numpy(), frame["ties"].to_numpy(), offsets, n_candidates), draws
 
 
 def _add_ranking(out: Outcomes, record: RunRecord, frame: pl.DataFrame, targets: bool) -> None:
-    if targets and "item" in frame.columns:
-        frame = frame.sort("place", "item")  # ranks are in the order of each model's own
-    ranks = user_ranks(frame, len(out.users))
+    ranks, draws = user_ranks(frame, len(out.users))
     for metric in out.metrics:
-        values = ranking_metric(parse_metric(metric), ranks)
+        values = ranking_metric(parse_metric(metric), ranks).reshape(len(out.users), draws).mean(1)
         _add(out, record.label, metric, mean(values), values)
     if targets and "item" in frame.columns:
+        frame = frame.sort("place", "item", maintain_order=True)  # ranks are in the order of each model's own
         if out.targets is None:
-            out.targets = frame.select(user="place", item="item")
-        alone = UserRanks(
-            ranks.above, ranks.ties, np.arange(len(ranks.above) + 1), np.asarray(ranks.n_candidates)[ranks.user]
-        )
-        values = ranking_metric(parse_metric(out.metrics[0]), alone)
+            out.targets = frame[::draws].select(user="place", item="item")
+        above, ties, n_candidates = (frame[name].to_numpy() for name in ("above", "ties", "n_candidates"))
+        alone = UserRanks(above, ties, np.arange(len(above) + 1), n_candidates)
+        values = ranking_metric(parse_metric(out.metrics[0]), alone).reshape(-1, draws).mean(1)
         earlier = out.target_values.get(record.label)
         out.target_values[record.label] = values if earlier is None else earlier + values
-        out.target_ranks.setdefault(record.label, ranks.midrank + 1)
+        out.target_ranks.setdefault(record.label, alone.midrank.reshape(-1, draws).mean(1) + 1)
 
 
 def _add_preference(out: Outcomes, record: RunRecord, frame: pl.DataFrame, targets: bool) -> None:

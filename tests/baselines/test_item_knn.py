@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics.pairwise import cosine_similarity
 
 from baselines.item_knn import ItemKNN
+from benchmark.data.batch import Ragged
 from tests.contract import RecommenderContract, fit
 from tests.planted import planted
 
@@ -25,6 +27,19 @@ def test_equals_brute_force_cosine() -> None:
     x[data.valid.user, data.valid.item] = 1  # known at test
     batch = fitted.batch()
     np.testing.assert_allclose(fitted.score(batch).numpy(), (x @ similarity)[batch.user.numpy()], atol=1e-5)
+
+
+def test_of_a_short_memory_only_the_newest_items_count() -> None:
+    data, task = planted("ranking")
+    fitted = fit(ItemKNN, {"max_history": 3}, data, task)
+    whole = fit(ItemKNN, {}, data, task)
+    batch = fitted.batch()
+    assert batch.history is not None
+    lists = [h[h < data.n_items].sort().values for h in batch.history]
+    offsets = torch.tensor([0, *np.cumsum([len(items) for items in lists])])
+    batch.seen = Ragged(offsets, torch.cat(lists))
+    assert max(map(len, lists)) == 3
+    torch.testing.assert_close(fitted.score(batch), whole.score(batch))
 
 
 @pytest.mark.parametrize(("k", "shrinkage"), [(5, 0.0), (3, 10.0)])

@@ -13,6 +13,13 @@ class TestLightGCN(RecommenderContract):
     floor = 0.8
 
 
+class TestLightGCNByLabels(RecommenderContract):
+    model = LightGCN
+    config = {"learning_rate": 0.02, "batch_size": 256, "embedding_size": 16, "loss": "bce", "edge_rating": 4.0}
+    tasks = ("ranking", "preference")
+    floor = 0.6
+
+
 def test_propagation_and_its_gradient_equal_dense_matrices() -> None:
     data, _ = planted("ranking")
     model = LightGCN(LightGCN.Config(n_layers=3, embedding_size=8), data.catalogue())

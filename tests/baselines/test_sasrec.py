@@ -25,6 +25,14 @@ class TestSASRecBCE(RecommenderContract):
     floor = 0.85
 
 
+class TestSASRecByLabels(RecommenderContract):
+    model = SASRec
+    config = {**QUICK, "batch_size": 256, "loss": "labels"}
+    tasks = ("preference",)
+    epochs = 25
+    floor = 0.6
+
+
 def test_a_later_item_changes_no_earlier_position() -> None:
     data, _ = planted("ranking")
     model = SASRec(SASRec.Config(n_layers=2, n_heads=2), data.catalogue()).eval()

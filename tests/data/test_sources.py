@@ -233,7 +233,10 @@ def test_a_missing_folder_is_said() -> None:
             "user_id,item_id,timestamp\na,b,1999-12-31\na,c,yesterday\n",
             "line 3, column 'timestamp': found 'yesterday', expected a number, or a date as 2024-12-31T23:59:59",
         ),
-        ("user_id,item_id,part\na,b,dev\n", "line 2, column 'part': found 'dev', expected one of train, valid, test"),
+        (
+            "user_id,item_id,part\na,b,dev\n",
+            "line 2, column 'part': found 'dev', expected one of train, valid, test, known",
+        ),
         ("user_id,item_id\na,b\nc,d,e\n", "line 3: found 3 fields, expected 2 as in line 1"),
         ('user_id,item_id\na,b\n"c,d\n', "line 3: unexpected end of data; is a quote left open?"),
         (b"user_id,item_id\na,b\nc,\xff\n", "line 3, byte 22: not UTF-8, expected UTF-8 text"),

@@ -168,7 +168,7 @@ def test_it_keeps_no_scores() -> None:
     evaluator = RankingEvaluator(["auc"])
     evaluator.update(**ranking_batch(list(range(50))))
     kept = sum(t.numel() for name in evaluator._empty for t in getattr(evaluator, name))
-    assert kept == 3 * 50 + 3 * len(ranking_batch(list(range(50)))["relevant_columns"])
+    assert kept == 4 * 50 + 3 * len(ranking_batch(list(range(50)))["relevant_columns"])
 
 
 def test_preference_from_batches_and_from_the_table() -> None:

@@ -36,8 +36,8 @@ class AmazonReviews(Downloaded):
     """Reviews on Amazon, one category at a time (McAuley et al., SIGIR 2015; Ni et al., EMNLP 2019; Hou et al., 2024).
 
     ``2014-5core-sequences``: users and items with at least five reviews, as prepared for S3-Rec, P5 and TIGER. Only
-    the order is known: ``timestamp`` is the place in the user's sequence, counted from 0, so a split at one global
-    time means nothing; there are no ratings. Titles are known for Beauty alone. With ``text: short_text`` an item
+    the order is known: ``timestamp`` is the place in the user's sequence, counted from 0, so there is no split at one
+    global time; there are no ratings. Titles are known for Beauty alone. With ``text: short_text`` an item
     without one is called by its ``short_text``, which is **no title**: a machine-made identifier of a few words,
     unique to the item, sometimes of category words only.
 
@@ -98,7 +98,7 @@ class AmazonReviews(Downloaded):
             items, of_items = read_table(second, {ITEM_ID: ITEM_ID, TITLE: "title", "short": "short_text"}, quote=None)
             called = pl.coalesce(TITLE, "short") if self.text == "short_text" else pl.col(TITLE)
             items = items.select(ITEM_ID, called.alias(TITLE))
-            return canonical(name, rows, items, origins={"interactions": origin, "items": of_items})
+            return canonical(name, rows, items, origins={"interactions": origin, "items": of_items}, clock="order")
         rows, origin = read_json_lines(first, REVIEWS[self.version])
         if self.version == "2023":
             rows = rows.with_columns(pl.col(TIMESTAMP) / 1000)

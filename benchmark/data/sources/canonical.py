@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,7 @@ import polars as pl
 from benchmark.data.schema import (
     ITEM,
     ITEM_ID,
+    KNOWN,
     PART,
     PARTS,
     RATING,
@@ -100,10 +102,10 @@ def check_interactions(frame: pl.DataFrame, origin: Origin) -> dict[str, pl.Seri
     if TIMESTAMP in frame.columns:
         checked[TIMESTAMP] = _check_numbers(frame, TIMESTAMP, pl.Float64, origin)
     if PART in frame.columns:
-        part = frame[PART].cast(pl.String)
-        if (row := _first(~part.is_in(list(PARTS)).fill_null(False))) is not None:
-            raise origin.error(row, PART, part[row], f"one of {', '.join(PARTS)}")
-        checked[PART] = part.cast(pl.Enum(PARTS))
+        part, names = frame[PART].cast(pl.String), (*PARTS, KNOWN)
+        if (row := _first(~part.is_in(list(names)).fill_null(False))) is not None:
+            raise origin.error(row, PART, part[row], f"one of {', '.join(names)}")
+        checked[PART] = part.cast(pl.Enum(names))
     return checked
 
 
@@ -144,6 +146,8 @@ def canonical(
     graph: pl.DataFrame | None = None,
     links: pl.DataFrame | None = None,
     origins: Mapping[str, Origin] | None = None,
+    clock: Literal["time", "order"] = "time",
+    note: str = "",
 ) -> Dataset:
     """Check raw frames and encode them as a Dataset.
 
@@ -156,6 +160,8 @@ def canonical(
         graph: ``head``, ``relation``, ``tail``.
         links: ``item_id``, ``entity_id``.
         origins: "interactions", "items", "users" -> where the frame came from, for the errors.
+        clock: what ``timestamp`` is, see Dataset.
+        note: what a reader must know of the source's rows.
 
     Raises:
         InputError: a missing column; a missing id; a rating or timestamp that is no finite number; an unknown part; an
@@ -175,5 +181,5 @@ def canonical(
         del raw
     rows = pl.DataFrame({**columns, **checked})
     graph, links = (frame if frame is None else frame.sort(frame.columns) for frame in (graph, links))
-    step = Step("source", rows.height, rows[USER].n_unique(), rows[ITEM].n_unique())
-    return Dataset(name, rows, tables["users"], tables["items"], graph, links, (step,))
+    step = Step("source", rows.height, rows[USER].n_unique(), rows[ITEM].n_unique(), note)
+    return Dataset(name, rows, tables["users"], tables["items"], graph, links, (step,), clock)
