@@ -49,7 +49,7 @@ zoo: .venv/.installed  ## every model of RecBole on MovieLens-100K, an hour; wri
 
 fidelity: .venv/.installed  ## RecBole's own trainer against ours, half an hour; written to results/recbole-fidelity
 	@$(BIN)/python -m tests.fidelity
-	@$(BIN)/levelfield run experiments/recbole-bpr-ml-100k.yaml
+	@$(BIN)/levelfield run experiments/papers/recbole-bpr-ml-100k.yaml
 	@$(BIN)/python -m tests.fidelity.readme_row
 
 statistics: .venv/.installed  ## do intervals cover and tests err as often as they say, minutes; written to results/statistics

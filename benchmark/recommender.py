@@ -40,8 +40,11 @@ class ModelConfig(BaseModel):
 class GradientConfig(ModelConfig):
     """Hyper-parameters of models that are trained by gradients."""
 
-    learning_rate: float = Field(1e-3, gt=0, description="Step size of AdamW.")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
+    learning_rate: float = Field(1e-3, gt=0, description="Step size.")
+    optimizer: Literal["adamw", "adam"] = Field(
+        "adamw", description="adamw: weight_decay is decoupled; adam: it is part of the gradient, as in older papers."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay.")
     negatives: int = Field(1, gt=0, description="Drawn negatives for each positive.")
 
 
@@ -174,9 +177,8 @@ class Recommender(LightningModule):
             return None
         parameters = [p for p in self.parameters() if p.requires_grad]
         fused = all(p.is_floating_point() for p in parameters)
-        return torch.optim.AdamW(
-            parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=fused
-        )
+        optimizer = torch.optim.Adam if self.config.optimizer == "adam" else torch.optim.AdamW
+        return optimizer(parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=fused)
 
     def user_embeddings(self, batch: Batch) -> Tensor:
         """Return (B, d) vectors of the users of a batch, for models that stand on this one.

@@ -1,4 +1,4 @@
-"""The BPR row of RecBole's README beside ours, the mean over five splits of experiments/recbole-bpr-ml-100k.yaml.
+"""The BPR row of RecBole's README beside ours, the mean over five splits of experiments/papers/recbole-bpr-ml-100k.yaml.
 
 It reads results/recbole-bpr-ml-100k-split-*/table.csv and writes results/recbole-bpr-ml-100k/table.md.
 """
