@@ -10,6 +10,7 @@ import pytest
 from benchmark.errors import InputError
 from benchmark.experiment import Experiment, load_all
 from benchmark.runs.execute import run_key
+from benchmark.runs.run import prepare
 
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").rglob("*.yaml"))
 
@@ -218,3 +219,24 @@ def test_a_stage_with_several_budgets_is_the_one_of_the_same_budget(tiny_experim
     (experiment,) = load_all(tiny_experiment)
     stages = {s.label: s.stages["first_stage"].limit_train for s in experiment.specs() if s.stages}
     assert stages == {"upper-16": 16, "upper-64": 64}
+
+
+def test_a_sample_of_training_rows_may_be_drawn_anew_with_each_seed(tiny_experiment: Path, tmp_path: Path) -> None:
+    said = ["limit_train=50", "seeds=[3, 4]"]
+    data = prepare(Experiment.load(tiny_experiment), tmp_path).split
+
+    def samples(*more: str) -> list[tuple[bytes, bytes]]:
+        specs = Experiment.load(tiny_experiment, [*said, *more]).specs()
+        trains = [spec.budgeted(data).train for spec in specs]
+        assert {len(train) for train in trains} == {50}
+        return [(train.user.tobytes(), train.item.tobytes()) for train in trains]
+
+    one = samples()
+    assert len(set(one)) == 1  # all models and seeds
+    by_seed = samples("resample_train=true")
+    assert by_seed[0] != by_seed[1]
+    assert by_seed == [by_seed[0], by_seed[1]] * 3  # of one seed the same for all models
+    specs = [
+        Experiment.load(tiny_experiment, ["seeds=[3]", *more]).specs()[0] for more in ([], ["resample_train=true"])
+    ]
+    assert specs[0].resolved() == specs[1].resolved()  # without a budget there is nothing to draw

@@ -257,21 +257,28 @@ def protocol(p: Part) -> str:
         "cold_users": "test users never seen in training",
     }[task.split.kind]
     if task.kind == "ranking":
-        against = "the full catalogue" if task.candidates.kind == "full" else f"{task.candidates.n} sampled negatives"
+        against = "the full catalogue"
+        if task.candidates.kind != "full":
+            draws = f" (mean of {task.candidates.draws} draws)" if task.candidates.draws > 1 else ""
+            against = f"{task.candidates.n} sampled negatives{draws}"
         few = "one earlier interaction" if task.min_history == 1 else f"{task.min_history} earlier interactions"
         warm = f" with at least {few}" if task.min_history else ""
         seen = "seen items stay in" if task.allow_repeats else "seen items removed"
         judge = f"{judged:,} test users{warm} ranked against {against}, {seen}"
     else:
-        judge = f"{judged:,} labelled test rows, a like is a rating of at least {task.positive_rating:g}"
+        alone = ", histories hold likes alone" if task.history_holds == "likes" else ""
+        judge = f"{judged:,} labelled test rows, a like is a rating of at least {task.positive_rating:g}{alone}"
     numbers = sorted({len(done) for label in experiment.models if (done := p.finished(label))}) or [0]
     over = f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
     seeds = f"mean ± s.d. over {over} seeds" if numbers[-1] > 1 else "one seed"
+    if experiment.resample_train and any(entry.limit_train for entry in experiment.models.values()):
+        seeds += ", each with its own sample of training rows"
     hashes = f"data {record.data_fingerprint[:8]}, split {record.split_fingerprint[:8]}"
     candidates = record.candidates_fingerprint[:8] if record.candidates_fingerprint != "full" else "full"
+    source_note = next((f"; {step['note']}" for step in record.data_steps[:1] if step.get("note")), "")
     return (
-        f"{shape}, {split}; {judge}; {seeds}, 95 % intervals by resampling users; selection on validation only, test "
-        f"read once; {hashes}, candidates {candidates}; {_stamp(records)}."
+        f"{shape}, {split}{source_note}; {judge}; {seeds}, 95 % intervals by resampling users; "
+        f"selection on validation only, test read once; {hashes}, candidates {candidates}; {_stamp(records)}."
     )
 
 

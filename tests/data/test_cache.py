@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -10,6 +11,7 @@ import pytest
 
 from benchmark.data import cache
 from benchmark.data.filters import Filters
+from benchmark.data.schema import Dataset
 from benchmark.data.sources import Csv, RecBoleAtomic
 from benchmark.data.split import Predefined, split
 from benchmark.errors import InputError
@@ -30,6 +32,16 @@ def forbid_loading(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("built again")
 
     monkeypatch.setattr(Csv, "load", load)
+
+
+class Ordered(Csv):
+    def load(self) -> Dataset:
+        return replace(super().load(), clock="order")
+
+
+def test_what_the_clock_is_comes_back(source: Csv, tmp_path: Path) -> None:
+    for _ in range(2):  # built, then read
+        assert cache.prepare(Ordered(**dict(source)), Filters(), tmp_path / "cache").clock == "order"
 
 
 def test_the_second_time_comes_from_the_cache(source: Csv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

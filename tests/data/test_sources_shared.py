@@ -7,11 +7,16 @@ import gzip
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
+from benchmark.data.batch import BatchSpec
+from benchmark.data.datamodule import RecDataModule
 from benchmark.data.schema import Dataset
 from benchmark.data.sources import Source
+from benchmark.data.split import Predefined, split
+from benchmark.data.task import Task
 from tests.data.make import rows_of
 
 SHARED = os.environ.get("LEVELFIELD_SHARED")
@@ -102,3 +107,47 @@ def test_steam(behaviour: str, expected: tuple[int, int, int], distinct: int, da
     if behaviour == "play":
         assert found.interactions["rating"].min() == pytest.approx(0.1)
         assert found.interactions["rating"].max() == 11_754
+
+
+def test_collm(data: Path) -> None:
+    found = split(load("collm"), Predefined())
+    assert (len(found.train), len(found.valid), len(found.test)) == (33_891, 10_401, 7_331)
+    assert (found.n_users, found.n_items) == (838, 3_255)
+    assert found.items["genres"].null_count() == 0
+    cold = (np.bincount(found.train.user, minlength=838) == 0)[found.test.user]
+    assert cold.sum() == 3_111
+
+
+def test_tallrec_histories_are_the_published_ones(data: Path) -> None:
+    published = split(load("tallrec-movie", ties="published"), Predefined())
+    assert (len(published.train), len(published.valid), len(published.test)) == (8_000, 1_000, 1_000)
+    task = Task.model_validate(
+        {"kind": "preference", "split": {"kind": "predefined"}, "positive_rating": 1, "history": "before_target"}
+    )
+    rows = RecDataModule(published, task, BatchSpec("pointwise", max_history=10)).rows("test")
+    batch = rows[rows.all]
+    items, users = published.items["item_id"].to_list(), published.users["user_id"].to_list()
+    assert batch.history is not None
+    assert batch.history_label is not None
+    assert batch.candidates is not None
+    shown = {
+        (users[u], items[c]): (" ".join(items[i] for i in h), " ".join(str(int(x)) for x in y))
+        for u, c, h, y in zip(
+            batch.user.tolist(),
+            batch.candidates[:, 0].tolist(),
+            batch.history.tolist(),
+            batch.history_label.tolist(),
+            strict=True,
+        )
+    }
+    with (data / "tallrec-movie" / "test.csv").open(encoding="utf-8", newline="") as lines:
+        for line in csv.DictReader(lines):
+            assert shown[line["user_id"], line["item_id"]] == (line["history_item_ids"], line["history_labels"])
+
+
+def test_llara(data: Path) -> None:
+    found = split(load("llara-lastfm"), Predefined())
+    assert (len(found.train), len(found.valid), len(found.test)) == (50_800, 122, 122)
+    assert found.report["test_unseen_items"] == 0
+    assert "0" in found.items["item_id"].to_list()  # a real artist
+    assert found.items["title"].null_count() == 0

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from benchmark.data.budget import few_shot
 from benchmark.data.filters import Filters
 from benchmark.data.schema import Dataset, Interactions, SplitData
 from benchmark.data.sources.canonical import canonical
@@ -29,6 +30,7 @@ from benchmark.data.split import (
     known,
     split,
 )
+from benchmark.data.task import Task
 from benchmark.errors import InputError
 from tests.data.make import dataset, frame, shuffled
 
@@ -176,6 +178,19 @@ def test_ratio_shares(by: Any) -> None:
     assert "test_older_than_train" not in data.report
 
 
+def test_what_is_known_only_is_history_and_nothing_else() -> None:
+    raw = frame(120).with_columns(part=pl.Series(["known", "train", "valid", "test"] * 30))
+    data = split(canonical("made", raw), Predefined())
+    assert len(data.train) == len(data.valid) == len(data.test) == 30
+    assert data.report["n_known"] == 30
+    assert len(data.complete_train) == 60
+    assert len(data.catalogue().train) == 30  # all that a model may learn from
+    assert len(known(data, "valid")) == 60
+    assert len(known(data, "test")) == 90
+    few = few_shot(data, Task(split=Predefined()), 10, 0)
+    assert (len(few.train), len(few.complete_train)) == (10, 60)
+
+
 def test_predefined_is_what_the_file_says() -> None:
     raw = frame(90).with_columns(part=pl.Series(["test", "train", "valid"] * 30))
     data = split(canonical("x", raw), Predefined())
@@ -273,6 +288,7 @@ def test_bad_specifications_are_refused(bad: dict[str, Any]) -> None:
 # --- the same everywhere ---------------------------------------------------------------------------------------------
 
 PRINT = """
+from benchmark.data.budget import few_shot
 from benchmark.data.filters import Filters
 from benchmark.data.split import split
 from tests.data.make import dataset

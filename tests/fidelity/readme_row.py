@@ -1,6 +1,7 @@
-"""The BPR row of RecBole's README beside ours, the mean over five splits of experiments/papers/recbole-bpr-ml-100k.yaml.
+"""The BPR row of RecBole's README beside ours, the mean over five splits.
 
-It reads results/recbole-bpr-ml-100k-split-*/table.csv and writes results/recbole-bpr-ml-100k/table.md.
+The experiment is experiments/papers/recbole-bpr-ml-100k.yaml. This reads
+results/recbole-bpr-ml-100k-split-*/table.csv and writes results/recbole-bpr-ml-100k/table.md.
 """
 
 from __future__ import annotations
