@@ -102,6 +102,7 @@ class LightGCN(Recommender):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         assert batch.item is not None
+        self._final = None  # AdamW's fused step is not counted in the version of what it changes
         items = batch.item.unsqueeze(1) + self.n_users
         if batch.negative is not None:
             items = torch.cat([items, batch.negative + self.n_users], 1)
@@ -124,7 +125,7 @@ class LightGCN(Recommender):
 
     def _nodes(self) -> Tensor:
         """Return (n_users + n_items, d), propagated once until the weights change."""
-        state = self.node.weight._version, self.device  # training and loading change it
+        state = self.node.weight._version, self.device  # loading changes it
         if self._final is None or self._final[0] != state:
             self._final = state, self.propagate().detach()
         return self._final[1]
