@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from benchmark.data.schema import SplitData
+from benchmark.experiment import LLM
 from benchmark.reports import report_figures as draw
 from benchmark.reports.comparison import reference_of
 from benchmark.reports.leaderboard import leaderboard
 from benchmark.reports.manifest import repeat_command
-from benchmark.reports.names import COSTS, COSTS_IN_WORDS, LLM, title
+from benchmark.reports.names import COSTS, COSTS_IN_WORDS, title
 from benchmark.reports.page import Section, command, filled, page, placeholder, switch, table
 from benchmark.reports.part import Part
 from benchmark.reports.render import number, text
