@@ -1,0 +1,39 @@
+"""Cold: items and users that the test knows and the training part does not."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmark.audit.finding import Finding, percent
+from benchmark.audit.material import Material
+
+CHECK, MANY = "cold", 0.01
+
+
+def cold(material: Material) -> list[Finding]:
+    """Check how much of what is judged is about items, and about users, that training has never seen."""
+    split = material.split
+    row, item, _ = material.targets("test", material.test)
+    user = material.test.user.numpy()[row]
+    known_user = np.bincount(split.complete_train.user, minlength=split.n_users) > 0
+    meant = {"items": "cold_items", "users": "cold_users"}
+    out = []
+    for what, ids, known in (("items", item, material.popularity > 0), ("users", user, known_user)):
+        new = ~known[ids]
+        n, share = len(np.unique(ids[new])), float(new.mean()) if len(new) else 0.0
+        said = (
+            f"{n:,} {what} of the test are not in training; {percent(share)} of the {len(ids):,} judged test "
+            f"interactions are theirs"
+        )
+        numbers = {what: float(n), "test_share": share}
+        title = f"{what.capitalize()} known to the test only"
+        if material.experiment.task.split.kind == meant[what]:
+            out.append(Finding(CHECK, title, "fine", f"{said}: the split {meant[what]} means them to be.", numbers))
+        elif share > MANY:
+            blind = (
+                "who knows an item by its id alone cannot find them" if what == "items" else "they get one list for all"
+            )
+            out.append(Finding(CHECK, title, "warning", f"{said}: {blind}.", numbers))
+        else:
+            out.append(Finding(CHECK, title, "fine", f"{said}.", numbers))
+    return out

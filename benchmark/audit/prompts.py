@@ -1,0 +1,140 @@
+"""Prompts: does what a language model reads about a row hold the title it is asked for?"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmark.audit.finding import Finding, listed
+from benchmark.audit.material import Material
+from benchmark.data.batch import Batch
+from benchmark.data.schema import TITLE
+from benchmark.data.seeded import mix
+from benchmark.errors import InputError
+from benchmark.experiment import RunSpec
+from benchmark.runs.examples import example_rows
+
+CHECK, HEAD = "prompts", "The target inside a prompt"
+ROWS = 64  # judged rows of the test part whose prompts are read
+LETTERS = 4  # a shorter title may stand in a text by chance
+_WORD = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]|[^\W\u3040-\u30ff\u4e00-\u9fff]+")  # of Chinese, each sign
+
+
+@dataclass
+class _Seen:
+    """Prompts of one model: how many were read, and in how many a target's title stood, by reason."""
+
+    prompts: int
+    through_target: int
+    through_twin: int
+    short: int
+
+
+def prompts(material: Material) -> list[Finding]:
+    """Check, with another item in the place of the candidate, that no prompt holds the title of its row's target."""
+    if TITLE not in material.split.items.columns:
+        return [Finding(CHECK, HEAD, "unknown", "The items have no titles that could be looked for in the prompts.")]
+    seen: dict[str, _Seen] = {}
+    out = []
+    for label, spec in material.specs.items():
+        try:
+            if (found := _look(material, spec)) is not None:
+                seen[label] = found
+        except InputError as error:
+            said = f"The prompts of {label} cannot be built: {error}."
+            out.append(Finding(CHECK, HEAD, "unknown", said))
+    if not seen and not out:
+        return [Finding(CHECK, HEAD, "fine", "No model of this experiment reads prompts.")]
+    if faulty := {label: s for label, s in seen.items() if s.through_target}:
+        told = [f"{label} ({s.through_target} of {s.prompts} prompts)" for label, s in faulty.items()]
+        said = f"Prompts with another item as the candidate hold the title that is asked for: {listed(told)}."
+        out.append(
+            Finding(CHECK, HEAD, "fault", said, {f"{k}_prompts": float(s.through_target) for k, s in faulty.items()})
+        )
+    if twins := {label: s for label, s in seen.items() if s.through_twin}:
+        told = [f"{label} ({s.through_twin} of {s.prompts} prompts)" for label, s in twins.items()]
+        said = f"The title that is asked for stands in the history, as that of another item: {listed(told)}."
+        out.append(
+            Finding(CHECK, HEAD, "warning", said, {f"{k}_prompts": float(s.through_twin) for k, s in twins.items()})
+        )
+    if clean := [label for label in seen if label not in faulty and label not in twins]:
+        n, short = seen[clean[0]].prompts, max(seen[label].short for label in clean)
+        left = f"; {short} titles of fewer than {LETTERS} letters were left out" if short else ""
+        said = f"None of {n} prompts with another candidate holds a title that is asked for ({listed(clean)}){left}."
+        out.append(Finding(CHECK, HEAD, "fine", said, {"prompts": float(n), "short": float(short)}))
+    return out
+
+
+def _look(material: Material, spec: RunSpec) -> _Seen | None:
+    """Return what stands in the prompts of a model, None where it reads none."""
+    batch = example_rows(spec, material.data, "test", ROWS, material.seed)
+    targets = _targets(material, batch)
+    titles = [_plain(title) for title in material.split.items[TITLE].fill_null("").to_list()]
+    assert batch.history is not None
+    assert batch.history_length is not None
+    histories = [row[:n] for row, n in zip(batch.history.tolist(), batch.history_length.tolist(), strict=True)]
+    others = [
+        _other(material, titles, row, own, past) for row, (own, past) in enumerate(zip(targets, histories, strict=True))
+    ]
+    assert batch.candidates is not None
+    batch.candidates = batch.candidates.new_tensor(others).unsqueeze(1)
+    catalogue = material.split.catalogue(cache=material.root / "tokens")
+    examples = spec.model_class().examples(spec.config, catalogue, batch, len(batch))
+    if not examples:
+        return None
+    texts = [_plain(text) for text, *_ in examples]
+    out = _Seen(len(texts), 0, 0, 0)
+    unexplained = []
+    for row, text in enumerate(texts):
+        wanted = {titles[item] for item in targets[row]}
+        out.short += sum(0 < sum(map(str.isalpha, title)) < LETTERS for title in wanted)
+        inside = {title for title in wanted if sum(map(str.isalpha, title)) >= LETTERS and _holds(text, title)}
+        past = {titles[item] for item in histories[row]}
+        through = {titles[item] for item in set(targets[row]) & set(histories[row])}
+        if inside & through:
+            out.through_target += 1
+        elif inside & past:
+            out.through_twin += 1
+        else:  # a word of a longer title is no leak
+            around = [*past, titles[others[row]]]
+            unexplained += [(row, title) for title in inside if not any(_holds(other, title) for other in around)]
+    # a title that stands in the prompts of rows with another target too is a word of the template or of a profile
+    elsewhere = Counter[str]()
+    for title in {title for _, title in unexplained}:
+        for row, text in enumerate(texts):
+            asked = any(titles[item] == title for item in [*targets[row], *histories[row], others[row]])
+            elsewhere[title] += not asked and _holds(text, title)
+    out.through_target += len({row for row, title in unexplained if not elsewhere[title]})
+    return out
+
+
+def _targets(material: Material, batch: Batch) -> list[list[int]]:
+    """Return the items that each row is asked for."""
+    assert batch.row is not None
+    row, item, _ = material.targets("test", material.test)
+    return [item[row == wanted].tolist() for wanted in batch.row.tolist()]
+
+
+def _other(material: Material, titles: list[str], row: int, own: list[int], past: list[int]) -> int:
+    """Return an item that is neither asked for nor in the history, nor has a title that is asked for."""
+    known, wanted = {*own, *past}, {titles[item] for item in own}
+    for attempt in range(1000):
+        item = int(mix(material.seed, row, attempt)[0] % np.uint64(len(titles)))
+        if item not in known and titles[item] not in wanted:
+            return item
+    raise InputError("no item of the catalogue can stand in the place of the candidate")
+
+
+def _plain(text: str) -> str:
+    """Return the words alone, in small letters without accents, since a tokenizer may give back no more of a text."""
+    letters = unicodedata.normalize("NFKD", text.lower())
+    return " ".join(_WORD.findall("".join(c for c in letters if not unicodedata.combining(c))))
+
+
+def _holds(text: str, title: str) -> bool:
+    """Return whether a title stands in a text in whole words."""
+    return f" {title} " in f" {text} "
