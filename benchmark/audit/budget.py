@@ -40,10 +40,10 @@ def trivial(material: Material) -> list[Finding]:
     labels = [label for label, group in material.groups.items() if group == "trivial"]
     title = "Trivial rows"
     if labels:
-        return [Finding("trivial", title, "fine", f"The table has trivial rows to look down on: {listed(labels)}.")]
+        return [Finding("trivial", title, "fine", f"The table has trivial rows: {listed(labels)}.")]
     said = (
-        "The table has no trivial row: without popularity, item and user means, or chance, nobody can see how much "
-        "of a score is a model's own (baselines.popularity.Popularity, baselines.bias.Bias, baselines.random.RandomScores)."
+        "The table has no trivial row: without popularity, item and user means, or chance, nobody can see how much of "
+        "a score is a model's own (such as baselines.popularity.Popularity, baselines.bias.Bias)."
     )
     return [Finding("trivial", title, "warning", said)]
 

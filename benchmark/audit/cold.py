@@ -17,22 +17,25 @@ def cold(material: Material) -> list[Finding]:
     user = material.test.user.numpy()[row]
     known_user = np.bincount(split.complete_train.user, minlength=split.n_users) > 0
     meant = {"items": "cold_items", "users": "cold_users"}
+    rows = material.test
+    empty = (rows.stop == rows.start).numpy()[row]
     out = []
     for what, ids, known in (("items", item, material.popularity > 0), ("users", user, known_user)):
         new = ~known[ids]
         n, share = len(np.unique(ids[new])), float(new.mean()) if len(new) else 0.0
         said = (
             f"{n:,} {what} of the test are not in training; {percent(share)} of the {len(ids):,} judged test "
-            f"interactions are theirs"
+            "interactions are theirs"
         )
         numbers = {what: float(n), "test_share": share}
+        if what == "users" and n:
+            numbers["without_history"] = float(len(np.unique(ids[new & empty])))
+            said += f" ({int(numbers['without_history']):,} of them have no history either)"
         title = f"{what.capitalize()} known to the test only"
         if material.experiment.task.split.kind == meant[what]:
             out.append(Finding(CHECK, title, "fine", f"{said}: the split {meant[what]} means them to be.", numbers))
         elif share > MANY:
-            blind = (
-                "who knows an item by its id alone cannot find them" if what == "items" else "they get one list for all"
-            )
+            blind = f"a model that knows {what} by their ids alone can only guess there"
             out.append(Finding(CHECK, title, "warning", f"{said}: {blind}.", numbers))
         else:
             out.append(Finding(CHECK, title, "fine", f"{said}.", numbers))

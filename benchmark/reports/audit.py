@@ -34,7 +34,7 @@ def summary(findings: Sequence[Finding]) -> str:
 
 def show(name: str, findings: Sequence[Finding], console: Console) -> None:
     """Print a table of the findings of one experiment."""
-    told = Table(title=f"Audit of {name}: {summary(findings)}", title_justify="left", header_style="bold")
+    told = Table(title=f"Audit of {name}: {summary(findings)}", title_justify="left", box=None, header_style="bold")
     told.add_column("check", max_width=26)
     told.add_column("level")
     told.add_column("found", overflow="fold")
