@@ -73,8 +73,8 @@ def candidates(material: Material) -> list[Finding]:
         drawn = getattr(material.experiment.task.candidates, "strategy", "uniform")
         said = (
             f"Negatives are drawn by {drawn} chance, and popularity alone ranks the positives with "
-            f"{areas['popularity']} and puts one first for {percent(first)} of the users, by chance {percent(chance)}{note}. Compare with the "
-            "popularity row before a score is called good; the full catalogue gives no such help."
+            f"{areas['popularity']} and puts one first for {percent(first)} of the users, by chance {percent(chance)}"
+            f"{note}. Compare with the popularity row before a score is called good; a full catalogue is no such help."
         )
         out.append(Finding(CHECK, "Positives told by popularity", "warning", said, numbers))
     if not out:

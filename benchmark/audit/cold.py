@@ -30,7 +30,8 @@ def cold(material: Material) -> list[Finding]:
         numbers = {what: float(n), "test_share": share}
         if what == "users" and n:
             numbers["without_history"] = float(len(np.unique(ids[new & empty])))
-            said += f" ({int(numbers['without_history']):,} of them have no history either)"
+            bare = int(numbers["without_history"])
+            said += f" (of {bare:,} of them there is no history either)" if bare else " (all have some history)"
         title = f"{what.capitalize()} known to the test only"
         if material.experiment.task.split.kind == meant[what]:
             out.append(Finding(CHECK, title, "fine", f"{said}: the split {meant[what]} means them to be.", numbers))

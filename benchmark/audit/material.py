@@ -77,7 +77,7 @@ class Material:
     @cached_property
     def specs(self) -> dict[str, RunSpec]:
         """The first run of each model that can do the task, by label."""
-        return {spec.label: spec for spec in reversed(self.experiment.specs())}
+        return {spec.label: spec for spec in self.experiment.specs()[:: len(self.experiment.seeds)]}
 
     @cached_property
     def sampled(self) -> torch.Tensor:

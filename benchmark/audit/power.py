@@ -44,7 +44,7 @@ def power(material: Material) -> list[Finding]:
         said += f" Others: {', '.join(others)}."
     level: Level = "warning" if share > LARGE or users < FEW else "fine"
     if level == "warning":
-        said += " Smaller differences, and rows without a mark, say nothing about which model is better."
+        said += " It cannot see smaller ones: a row without a mark is not shown to be as good, or as bad."
     numbers = {"users": float(users), "comparisons": float(comparisons)}
     for name, told in found.items():
         numbers |= {f"{name}_smallest": told[0], f"{name}_share": told[1]}
