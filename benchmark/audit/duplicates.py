@@ -67,8 +67,8 @@ def items(material: Material) -> list[Finding]:
         return [Finding(CHECK, title, "fine", said, numbers)]
     example = split.items[TITLE][int(np.flatnonzero(doubled)[np.argmax(test[doubled])])]
     said = (
-        f"{int(doubled.sum()):,} items of the test, with {percent(share)} of its interactions, have the title{by} of "
-        f"another item of the training part, such as '{example}': what users know under one id comes back to them as new."
+        f"{int(doubled.sum()):,} items of the test, with {percent(share)} of its interactions, have the title{by} "
+        f"of another item of the training part, such as '{example}': what users know under one id comes back to them as new."
     )
     return [Finding(CHECK, title, "warning", said, numbers)]
 

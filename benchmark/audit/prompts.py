@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 
@@ -11,6 +9,7 @@ import numpy as np
 
 from benchmark.audit.finding import Finding, listed
 from benchmark.audit.material import Material
+from benchmark.audit.plain import holds, plain
 from benchmark.data.batch import Batch
 from benchmark.data.schema import TITLE
 from benchmark.data.seeded import mix
@@ -21,7 +20,6 @@ from benchmark.runs.examples import example_rows
 CHECK, HEAD = "prompts", "The target inside a prompt"
 ROWS = 64  # judged rows of the test part whose prompts are read
 LETTERS = 4  # a shorter title may stand in a text by chance
-_WORD = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]|[^\W\u3040-\u30ff\u4e00-\u9fff]+")  # of Chinese, each sign
 
 
 @dataclass
@@ -73,7 +71,7 @@ def _look(material: Material, spec: RunSpec) -> _Seen | None:
     """Return what stands in the prompts of a model, None where it reads none."""
     batch = example_rows(spec, material.data, "test", ROWS, material.seed)
     targets = _targets(material, batch)
-    titles = [_plain(title) for title in material.split.items[TITLE].fill_null("").to_list()]
+    titles = [plain(title) for title in material.split.items[TITLE].fill_null("").to_list()]
     assert batch.history is not None
     assert batch.history_length is not None
     histories = [row[:n] for row, n in zip(batch.history.tolist(), batch.history_length.tolist(), strict=True)]
@@ -86,13 +84,13 @@ def _look(material: Material, spec: RunSpec) -> _Seen | None:
     examples = spec.model_class().examples(spec.config, catalogue, batch, len(batch))
     if not examples:
         return None
-    texts = [_plain(text) for text, *_ in examples]
+    texts = [plain(text) for text, *_ in examples]
     out = _Seen(len(texts), 0, 0, 0)
     unexplained = []
     for row, text in enumerate(texts):
         wanted = {titles[item] for item in targets[row]}
         out.short += sum(0 < sum(map(str.isalpha, title)) < LETTERS for title in wanted)
-        inside = {title for title in wanted if sum(map(str.isalpha, title)) >= LETTERS and _holds(text, title)}
+        inside = {title for title in wanted if sum(map(str.isalpha, title)) >= LETTERS and holds(text, title)}
         past = {titles[item] for item in histories[row]}
         through = {titles[item] for item in set(targets[row]) & set(histories[row])}
         if inside & through:
@@ -101,13 +99,13 @@ def _look(material: Material, spec: RunSpec) -> _Seen | None:
             out.through_twin += 1
         else:  # a word of a longer title is no leak
             around = [*past, titles[others[row]]]
-            unexplained += [(row, title) for title in inside if not any(_holds(other, title) for other in around)]
+            unexplained += [(row, title) for title in inside if not any(holds(other, title) for other in around)]
     # a title that stands in the prompts of rows with another target too is a word of the template or of a profile
     elsewhere = Counter[str]()
     for title in {title for _, title in unexplained}:
         for row, text in enumerate(texts):
             asked = any(titles[item] == title for item in [*targets[row], *histories[row], others[row]])
-            elsewhere[title] += not asked and _holds(text, title)
+            elsewhere[title] += not asked and holds(text, title)
     out.through_target += len({row for row, title in unexplained if not elsewhere[title]})
     return out
 
@@ -127,14 +125,3 @@ def _other(material: Material, titles: list[str], row: int, own: list[int], past
         if item not in known and titles[item] not in wanted:
             return item
     raise InputError("no item of the catalogue can stand in the place of the candidate")
-
-
-def _plain(text: str) -> str:
-    """Return the words alone, in small letters without accents, since a tokenizer may give back no more of a text."""
-    letters = unicodedata.normalize("NFKD", text.lower())
-    return " ".join(_WORD.findall("".join(c for c in letters if not unicodedata.combining(c))))
-
-
-def _holds(text: str, title: str) -> bool:
-    """Return whether a title stands in a text in whole words."""
-    return f" {title} " in f" {text} "

@@ -27,7 +27,7 @@ def with_repeats(experiment: Path) -> None:
     """Plant pairs that stand in training and test."""
     path = experiment.parent / "interactions.csv"
     rows = pl.read_csv(path)
-    again = rows.sort("timestamp").head(5).with_columns(timestamp=pl.lit(2000))
+    again = rows.sort("timestamp").head(5).with_columns(timestamp=pl.lit(2000, pl.Int64))
     pl.concat([rows, again]).write_csv(path)
     text = experiment.read_text(encoding="utf-8")
     experiment.write_text(text.replace("task:\n", "  filters: {deduplicate: null}\ntask:\n"), encoding="utf-8")
