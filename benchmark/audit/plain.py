@@ -1,4 +1,4 @@
-"""Plain: texts as their words alone, so that neither spelling nor a tokenizer's blanks matter when they are compared."""
+"""Plain: texts as their words alone, so that neither signs nor a tokenizer's blanks matter in a comparison."""
 
 from __future__ import annotations
 

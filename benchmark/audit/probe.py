@@ -26,11 +26,12 @@ from benchmark.runs.record import whole_file
 
 if TYPE_CHECKING:
     from benchmark.llm.language_model import LanguageModel
+    from benchmark.llm.prompts import TokenBatch
 
 MOST = 200  # titles, and lines, that are asked for
 WORDS = 3  # a shorter title has no half to be asked for
 BEFORE = 5  # lines that stand above the one that is asked for
-_AT_ONCE, _STEPS = 16, 48
+_AT_ONCE, _STEPS = 32, 48
 
 
 @dataclass(frozen=True)
@@ -137,17 +138,15 @@ def ask(
 
 @torch.no_grad()
 def _right(model: LanguageModel, asked: list[Question], advance: Callable[[int], None]) -> list[bool]:
-    from benchmark.llm.beam import beam_search
     from benchmark.llm.prompts import TokenBatch
 
     tokenizer = model.tokenizer
     end = model.n_tokens if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
-    answers = [tokenizer(q.answer, add_special_tokens=False)["input_ids"] for q in asked]
-    steps = min(max(map(len, answers), default=0) + 4, _STEPS)
+    answers = [len(tokenizer(q.answer, add_special_tokens=False)["input_ids"]) for q in asked]
     prompts = [list(tokenizer(q.text)["input_ids"]) for q in asked]
     if model.kind == "decoder":  # a text that is to be gone on with must not be closed
         prompts = [ids[:-1] if ids[-1] == end else ids for ids in prompts]
-    prompts = [ids[-(model.max_length - steps) :] for ids in prompts]
+    prompts = [ids[-(model.max_length - _STEPS) :] for ids in prompts]
     lengths = np.array([len(ids) for ids in prompts])
     batch = TokenBatch(
         np.array([token for ids in prompts for token in ids], np.int32),
@@ -156,15 +155,25 @@ def _right(model: LanguageModel, asked: list[Question], advance: Callable[[int],
         int(tokenizer.pad_token_id),
     )
     out = [False] * len(asked)
-    order = np.argsort(lengths, kind="stable")
+    order = np.argsort(answers, kind="stable")  # those that need few words share a pass
     for rows in np.split(order, range(_AT_ONCE, len(order), _AT_ONCE)):
-        state = model.begin(*model.pad(batch, rows))
-        said = beam_search(model, state, 1, steps, end).tokens[:, 0].tolist()
+        said = _likeliest(model, batch, rows, min(answers[rows[-1]] + 4, _STEPS), end)
         for row, tokens in zip(rows.tolist(), said, strict=True):
-            spoken = [token for token in tokens if token >= 0]
-            out[row] = _is_answer(model, asked[row], prompts[row], spoken)
+            out[row] = _is_answer(model, asked[row], prompts[row], tokens)
         advance(len(rows))
     return out
+
+
+def _likeliest(model: LanguageModel, batch: TokenBatch, rows: np.ndarray, steps: int, end: int) -> list[list[int]]:
+    """Return the tokens that the model says after each prompt, the likeliest each time, up to the closing one."""
+    state = model.begin(*model.pad(batch, rows))
+    said: list[torch.Tensor] = []
+    while len(said) < steps:
+        said.append(state.logits.argmax(1, keepdim=True))
+        if bool((torch.cat(said, 1) == end).any(1).all()):
+            break
+        _, state = model.read_on(state, said[-1], torch.ones_like(said[-1]))
+    return [tokens[: tokens.index(end)] if end in tokens else tokens for tokens in torch.cat(said, 1).tolist()]
 
 
 def _is_answer(model: LanguageModel, question: Question, prompt: list[int], said: list[int]) -> bool:
