@@ -28,6 +28,8 @@ def cold(material: Material) -> list[Finding]:
             "interactions are theirs"
         )
         numbers = {what: float(n), "test_share": share}
+        if not n:
+            said = f"All {len(np.unique(ids)):,} {what} that are judged in the test occur in training"
         if what == "users" and n:
             numbers["without_history"] = float(len(np.unique(ids[new & empty])))
             bare = int(numbers["without_history"])

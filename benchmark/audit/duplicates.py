@@ -20,7 +20,7 @@ def pairs(material: Material) -> list[Finding]:
     """Check that no user-item pair stands in two parts."""
     split, title = material.split, "User-item pairs in two parts"
     parts = {"train": split.complete_train, "validation": split.valid, "test": split.test}
-    keys = {name: np.unique(rows.user.astype(np.int64) * split.n_items + rows.item) for name, rows in parts.items()}
+    keys = {name: _pairs(rows, split.n_items) for name, rows in parts.items()}
     twice = {
         f"{a} and {b}": len(np.intersect1d(keys[a], keys[b], assume_unique=True)) for a, b in combinations(keys, 2)
     }
@@ -94,9 +94,15 @@ def users(material: Material) -> list[Finding]:
     return [Finding(CHECK, title, "warning", said, numbers)]
 
 
+def _pairs(rows: Interactions, n_items: int) -> np.ndarray:
+    """Return each pair of a part once, as ``user * n_items + item``, ascending; faster than by hashing."""
+    keys = np.sort(rows.user.astype(np.int64) * n_items + rows.item)
+    return keys[np.insert(keys[1:] != keys[:-1], 0, True)]
+
+
 def _sets(rows: Interactions, n_items: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the size and a 64-bit digest of each user's set of items, (n_users,) both."""
-    keys = np.unique(rows.user.astype(np.int64) * n_items + rows.item)
+    keys = _pairs(rows, n_items)
     user, item = keys // n_items, keys % n_items
     digest = np.zeros(rows.n_users, np.uint64)
     np.add.at(digest, user, mix(item))  # a sum wraps around and knows no order

@@ -37,7 +37,7 @@ def percent(share: float) -> str:
     """Return a share in words: 0.0312 -> "3.1 %"; what is not quite nothing is never shown as nothing."""
     if 0 < share < 0.001:
         return "less than 0.1 %"
-    return f"{100 * share:.1f} %" if share < 0.995 or share == 1 else f"{100 * share:.2f} %"
+    return f"{100 * share:.2f} %" if 0.995 <= share < 1 else f"{100 * share:.1f} %"
 
 
 def listed(names: list[str], most: int = 6) -> str:

@@ -77,7 +77,8 @@ def _ranking(material: Material, labels: list[str]) -> list[Finding]:
 def _alone(material: Material, metric: str) -> tuple[float, np.ndarray]:
     """Return the metric of the ranking by popularity, and the users (ids) it was computed for."""
     rows = material.test
-    weight = torch.from_numpy(material.popularity).double()
+    _, order = np.unique(material.popularity, return_inverse=True)  # no count is too large for float32 then
+    weight = torch.from_numpy(order).float()
     values = []
     step = max(1, _CELLS // material.split.n_items)
     for index in material.sampled.split(step):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import special, stats
@@ -29,30 +30,46 @@ def power(material: Material) -> list[Finding]:
     outcomes = material.outcomes
     if not outcomes.labels:
         return [Finding(CHECK, TITLE, "unknown", "Nothing has been run yet: levelfield run comes first.")]
-    found = {metric: told for metric in outcomes.metrics if (told := _smallest(material, metric)) is not None}
+    found = {metric: it for metric in outcomes.metrics if (it := _smallest(material, metric)) is not None}
     if not found:
         said = "No metric has a value per user for a baseline and another row, so no difference can be tested."
         return [Finding(CHECK, TITLE, "unknown", said)]
-    metric, (size, share, reference, users, comparisons) = next(iter(found.items()))
+    metric, told = next(iter(found.items()))
     unit = "users" if material.ranking else "users with labelled rows"
     said = (
-        f"With {users:,} {unit} and {comparisons:,} comparisons of a column, the table marks a true difference of "
-        f"{metric} from the best baseline ({reference}) with probability 80 % if it is at least {size:.4f}, "
-        f"{percent(share)} of that baseline's value (median over rows)."
+        f"With {told.users:,} {unit} and {told.comparisons:,} comparisons of a column, the table marks a true "
+        f"difference of {metric} from the best baseline ({told.reference}) with probability 80 % if it is at least "
+        f"{told.size:.4f}, {percent(told.share)} of that baseline's value (median over rows)."
     )
-    if others := [f"{name} {told[0]:.4f} ({percent(told[1])})" for name, told in found.items() if name != metric]:
+    if told.size > 2 * told.by_users:
+        said += (
+            f" Most of that is how much seeds move the models: more seeds would bring it nearer to {told.by_users:.4f}."
+        )
+    if others := [f"{name} {it.size:.4f} ({percent(it.share)})" for name, it in found.items() if name != metric]:
         said += f" Others: {', '.join(others)}."
-    level: Level = "warning" if share > LARGE or users < FEW else "fine"
+    level: Level = "warning" if told.share > LARGE or told.users < FEW else "fine"
     if level == "warning":
         said += " It cannot see smaller ones: a row without a mark is not shown to be as good, or as bad."
-    numbers = {"users": float(users), "comparisons": float(comparisons)}
-    for name, told in found.items():
-        numbers |= {f"{name}_smallest": told[0], f"{name}_share": told[1]}
+    numbers = {"users": float(told.users), "comparisons": float(told.comparisons)}
+    for name, it in found.items():
+        numbers |= {f"{name}_smallest": it.size, f"{name}_share": it.share, f"{name}_by_users": it.by_users}
     return [Finding(CHECK, TITLE, level, said, numbers)]
 
 
-def _smallest(material: Material, metric: str) -> tuple[float, float, str, int, int] | None:
-    """Return the smallest difference, as a share of the best baseline too, that baseline, users and comparisons."""
+@dataclass(frozen=True)
+class _Smallest:
+    """The smallest difference of a metric: its size, that as a share of the best baseline, and by users alone."""
+
+    size: float
+    share: float
+    by_users: float
+    reference: str
+    users: int
+    comparisons: int
+
+
+def _smallest(material: Material, metric: str) -> _Smallest | None:
+    """Return the smallest difference that a column can mark, None where there is nothing to compare."""
     outcomes, groups = material.outcomes, material.groups
     reference, labels = best_baseline(outcomes, groups, metric), comparable(outcomes, metric)
     others = [label for label in labels if label != reference]
@@ -63,16 +80,14 @@ def _smallest(material: Material, metric: str) -> tuple[float, float, str, int, 
     tail = material.experiment.report.significance / comparisons / 2
     told = differences(outcomes, metric, others, reference)
     total = told.by_users + told.by_seeds
-    quantile = np.full(len(others), -special.ndtri(tail) + special.ndtri(POWER))
+    value, differing = abs(statistics.fmean(outcomes.seeds[reference, metric])), total > 0
+    if not value or not differing.any():
+        return None
+    normal = special.ndtri(POWER) - special.ndtri(tail)
     with np.errstate(divide="ignore", invalid="ignore"):
         freedom = 2 * total**2 / told.doubt
-        counted = -stats.t.ppf(tail, freedom) + stats.t.ppf(POWER, freedom)
-    quantile = np.where((told.by_seeds > 0) & np.isfinite(counted), np.maximum(quantile, counted), quantile)
-    differing = total > 0
-    if not differing.any():
-        return None
-    size = float(np.median((quantile * np.sqrt(total))[differing]))
-    value = abs(statistics.fmean(outcomes.seeds[reference, metric]))
-    if not value:
-        return None
-    return size, size / value, reference, int(told.users.max()), comparisons
+        student = stats.t.ppf(POWER, freedom) - stats.t.ppf(tail, freedom)
+    counted = (told.by_seeds > 0) & np.isfinite(student)
+    sizes = np.where(counted, student, normal) * np.sqrt(total)
+    size, by_users = (float(np.median(of[differing])) for of in (sizes, normal * np.sqrt(told.by_users)))
+    return _Smallest(size, size / value, by_users, reference, int(told.users.max()), comparisons)

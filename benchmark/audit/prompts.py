@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from benchmark.audit.finding import Finding, listed
-from benchmark.audit.material import Material
+from benchmark.audit.material import LONGEST, Material
 from benchmark.audit.plain import holds, plain
 from benchmark.data.batch import Batch
 from benchmark.data.schema import TITLE
-from benchmark.data.seeded import mix
+from benchmark.data.seeded import mix, permutation
 from benchmark.errors import InputError
 from benchmark.experiment import RunSpec
+from benchmark.recommender import Recommender
 from benchmark.runs.examples import example_rows
 
 CHECK, HEAD = "prompts", "The target inside a prompt"
@@ -69,7 +72,12 @@ def prompts(material: Material) -> list[Finding]:
 
 def _look(material: Material, spec: RunSpec) -> _Seen | None:
     """Return what stands in the prompts of a model, None where it reads none."""
-    batch = example_rows(spec, material.data, "test", ROWS, material.seed)
+    cls = spec.model_class()
+    if cls.examples.__func__ is Recommender.examples.__func__:  # type: ignore[attr-defined]
+        return None
+    rows = copy.copy(material.test)
+    rows.max_history = max(getattr(spec.config, "max_history", LONGEST), 1)
+    batch = example_rows(rows, torch.from_numpy(np.sort(permutation(len(rows), material.seed)[:ROWS])))
     targets = _targets(material, batch)
     titles = [plain(title) for title in material.split.items[TITLE].fill_null("").to_list()]
     assert batch.history is not None
@@ -81,7 +89,7 @@ def _look(material: Material, spec: RunSpec) -> _Seen | None:
     assert batch.candidates is not None
     batch.candidates = batch.candidates.new_tensor(others).unsqueeze(1)
     catalogue = material.split.catalogue(cache=material.root / "tokens")
-    examples = spec.model_class().examples(spec.config, catalogue, batch, len(batch))
+    examples = cls.examples(spec.config, catalogue, batch, len(batch))
     if not examples:
         return None
     texts = [plain(text) for text, *_ in examples]

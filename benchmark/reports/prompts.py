@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from benchmark.data.batch import BatchSpec
+from benchmark.data.datamodule import RecDataModule
 from benchmark.errors import InputError
 from benchmark.experiment import Experiment
 from benchmark.runs.examples import example_rows
@@ -20,7 +22,9 @@ def show_prompts(experiment: Experiment, data: PreparedData, n: int, console: Co
     for spec in experiment.specs()[:: len(experiment.seeds)]:
         try:
             catalogue = data.split.catalogue()
-            examples = spec.model_class().examples(spec.config, catalogue, example_rows(spec, data, "valid", n), n)
+            reads = max(getattr(spec.config, "max_history", 10), 1)
+            rows = RecDataModule(data.split, spec.task, BatchSpec("pointwise", max_history=reads)).rows("valid")
+            examples = spec.model_class().examples(spec.config, catalogue, example_rows(rows, rows.all[:n]), n)
         except InputError as error:
             raise InputError(f"models.{spec.label}: {error}") from None
         for number, (text, tokens, dropped) in enumerate(examples, 1):

@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import numpy as np
 import torch
 
-from benchmark.data.batch import Batch, BatchSpec
-from benchmark.data.datamodule import RecDataModule
-from benchmark.data.seeded import permutation
-from benchmark.experiment import RunSpec
-from benchmark.runs.execute import PreparedData
+from benchmark.data.batch import Batch
+from benchmark.data.eval_rows import EvalRows
 
 
-def example_rows(
-    spec: RunSpec, data: PreparedData, part: Literal["valid", "test"], n: int, seed: int | None = None
-) -> Batch:
-    """Return n judged rows of a part, each with one relevant (or labelled) item as its candidate.
-
-    Args:
-        spec: of the model, which decides how much history it reads.
-        data: prepared data of its experiment.
-        part: "valid" or "test".
-        n: how many, if there are so many.
-        seed: of the sample; the first n without one.
-    """
-    reads = getattr(spec.config, "max_history", 10)
-    module = RecDataModule(data.split, spec.task, BatchSpec("pointwise", max_history=max(reads, 1)))
-    rows = module.rows(part)
-    chosen = rows.all if seed is None else torch.from_numpy(np.sort(permutation(len(rows), seed)[:n]))
-    batch = rows[chosen[:n]]
+def example_rows(rows: EvalRows, index: torch.Tensor) -> Batch:
+    """Return some judged rows, each with one relevant (or its labelled) item as its candidate."""
+    batch = rows[index]
     if batch.label is None and batch.relevant is not None:
         own = batch.relevant.values[batch.relevant.offsets[:-1]]
         item = own if batch.candidates is None else batch.candidates[torch.arange(len(own)), own]

@@ -8,7 +8,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-from benchmark.audit import prompts as module
 from benchmark.audit.finding import Finding
 from benchmark.audit.plain import holds, plain
 from benchmark.audit.prompts import prompts
@@ -59,20 +58,10 @@ def test_a_model_that_prints_its_target_is_a_fault(tmp_path: Path) -> None:
     assert "llm (60 of 60 prompts)" in finding.said
 
 
-def test_a_history_that_holds_the_target_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_history_that_holds_the_target_is_a_fault(tmp_path: Path) -> None:
     found = material(tmp_path, task=PREFERENCE, models=READER)
-    real = module.example_rows
-
-    def with_target(*given: Any) -> Batch:
-        batch = real(*given)
-        assert batch.history is not None
-        assert batch.history_length is not None
-        assert batch.candidates is not None
-        batch.history[:, 0] = batch.candidates[:, 0]
-        batch.history_length = batch.history_length.clamp(min=1)
-        return batch
-
-    monkeypatch.setattr(module, "example_rows", with_target)
+    assert only(prompts(found)).level == "fine"
+    found.test.stop += 1  # each history ends with its own target
     assert only(prompts(found)).level == "fault"
 
 
