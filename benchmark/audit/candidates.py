@@ -18,21 +18,19 @@ from benchmark.evaluation.significance import bootstrap_intervals
 
 CHECK, TITLE = "candidates", "Positives told without a model"
 FAR = 0.05  # distance from .5 of an AUC that is no accident of the ids
+SURE = 0.999
 POPULAR = 0.6
 _BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class _Area:
-    """How well one scorer tells the positives: mean AUC over users, 95 % interval."""
+    """How well one scorer tells the positives: mean AUC over users, 95 % interval, and whether that is no accident."""
 
     value: float
     low: float
     high: float
-
-    @property
-    def tells(self) -> bool:
-        return not self.low <= 0.5 <= self.high and abs(self.value - 0.5) > FAR
+    tells: bool = False
 
     def __str__(self) -> str:
         return f"AUC {self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
@@ -65,8 +63,8 @@ def candidates(material: Material) -> list[Finding]:
         given = [label for label, spec in material.specs.items() if ITEM_ID in (_fields(spec.config) or ())]
         who = f"{', '.join(given)} read it (item_fields)" if given else "No model of this experiment is given it"
         said = (
-            f"The order of the source's own item ids tells the positive, {areas['raw id']}{note}: popular or old items "
-            f"have low ids, or the reverse. {who}; a prompt must not show it."
+            f"The order of the source's own item ids tells the positive, {areas['raw id']}{note}: positives tend to "
+            f"have {'low' if areas['raw id'].value < 0.5 else 'high'} ids. {who}; a prompt must not show it."
         )
         out.append(Finding(CHECK, "Positives told by the raw id", "fault" if given else "warning", said, numbers))
     if sampled and areas["popularity"].low > POPULAR:
@@ -74,7 +72,7 @@ def candidates(material: Material) -> list[Finding]:
         said = (
             f"Negatives are drawn by {drawn} chance, and popularity alone ranks the positives with "
             f"{areas['popularity']} and puts one first for {percent(first)} of the users, by chance {percent(chance)}"
-            f"{note}. Compare with the popularity row before a score is called good; a full catalogue is no such help."
+            f"{note}. Compare with the popularity row before a score is called good."
         )
         out.append(Finding(CHECK, "Positives told by popularity", "warning", said, numbers))
     if not out:
@@ -137,8 +135,11 @@ def _areas(values: dict[str, np.ndarray]) -> dict[str, _Area]:
     table = np.stack(list(values.values())).T
     if not np.isfinite(table).any():
         return {name: _Area(0.5, 0.5, 0.5) for name in values}
-    limits = bootstrap_intervals(table)
-    return {
-        name: _Area(mean(column), float(low), float(high))
-        for (name, column), (low, high) in zip(values.items(), limits, strict=True)
-    }
+    out = {}
+    # a table of few users must not be called faulty once in twenty times: what tells has a wider interval without .5
+    limits, wide = bootstrap_intervals(table), bootstrap_intervals(table, level=SURE)
+    for (name, column), (low, high), (least, most) in zip(values.items(), limits, wide, strict=True):
+        value = mean(column)
+        tells = not least <= 0.5 <= most and abs(value - 0.5) > FAR
+        out[name] = _Area(value, float(low), float(high), tells)
+    return out

@@ -98,16 +98,16 @@ def finding(who: str, rates: dict[str, Rate]) -> Finding:
     """Return what the rates of a backbone say: a warning where they are many, and more than by chance."""
     told, known = [], []
     for kind, control, words, contrast in (
-        ("titles", "made_up", "titles from their first half", "of made-up ones"),
-        ("lines", "mixed", f'lines "item_id,title" after the {BEFORE} before', "with titles dealt anew among the ids"),
+        ("titles", "made_up", "titles from their first half", "made-up titles"),
+        ("lines", "mixed", f'lines "item_id,title" after the {BEFORE} before', "titles dealt anew among the ids"),
     ):
         if kind not in rates:
             continue
         rate, chance = rates[kind], rates[control]
-        told.append(f"{_rate(rate)} of {rate.asked} {words}, {contrast} {_rate(chance)}")
+        told.append(f"{_rate(rate)} of {rate.asked} {words} ({contrast}: {_rate(chance)})")
         if rate.share > MANY and rate.interval[0] > chance.interval[1]:
             known.append(kind)
-    said = f"Untrained, {who} completes {'; '.join(told)}."
+    said = f"Untrained, {who} completes {' and '.join(told)}."
     if known:
         said += " It may know the data set from its own training, so its score may be memory (arXiv:2505.10212)."
     numbers = {f"{kind}_rate": rate.share for kind, rate in rates.items()}
