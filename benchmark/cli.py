@@ -293,7 +293,7 @@ def report(
     for experiment, data, records, notes, values in _stored(file, overrides, runs, defaults, console):
         mine = part(experiment, records, store, notes, targets=True)
         studies = _studies(experiment, data, runs, storage) if values else []
-        budgets = {} if defaults else _budgets(experiment, data, runs, storage)
+        budgets = None if defaults else _budgets(experiment, data, runs, storage)
         findings = audit_of(experiment, data, records, store, budgets, outcomes=mine.outcomes)
         chapters.append(page.Chapter(mine, data.split, studies, values, str(file), overrides or (), findings))
     by_name = {chapter.part.experiment.name: chapter for chapter in chapters}
@@ -340,7 +340,7 @@ def audit(
     for experiment in _load(file, overrides):
         data = prepare(experiment, runs)
         chosen, _, _ = _selected(experiment, data, runs, defaults, console)
-        budgets = {} if defaults else _budgets(chosen, data, runs, storage)
+        budgets = None if defaults else _budgets(chosen, data, runs, storage)
         probe = None if no_probe else console
         findings = audit_of(chosen, data, stored(chosen, data, store), store, budgets, probe, seed=seed)
         told.show(experiment.name, findings, console)

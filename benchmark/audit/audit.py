@@ -33,7 +33,7 @@ def audit(
     data: PreparedData,
     records: Sequence[RunRecord | None],
     store: RunStore,
-    budgets: Mapping[str, int],
+    budgets: Mapping[str, int] | None,
     probe: Console | None = None,
     outcomes: Outcomes | None = None,
     seed: int = 0,
@@ -45,7 +45,7 @@ def audit(
         data: prepared data of it.
         records: in the order of ``experiment.specs()``; None: not run.
         store: of the runs; what the memorisation probe found is kept beside them.
-        budgets: finished trials of the search of each searched model.
+        budgets: finished trials of the search of each searched model; None: the table has the file's own values.
         probe: where backbones that have not been asked what they remember are asked now, with a bar; None: not asked.
         outcomes: of the records, read with ``targets``, where the caller has them.
         seed: of all samples.

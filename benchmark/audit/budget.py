@@ -11,8 +11,9 @@ def budget(material: Material) -> list[Finding]:
     """Check that no baseline with hyper-parameters has had fewer finished trials than the proposed models."""
     check, title, experiment = "budget", "Tuning budget of the baselines", material.experiment
     proposed = experiment.proposed()
-    planned = [label for label, entry in experiment.models.items() if entry.search]
-    trials = {label: material.budgets.get(label, 0) for label in experiment.models}
+    done = material.budgets
+    planned = [label for label, entry in experiment.models.items() if entry.search and done is not None]
+    trials = {label: (done or {}).get(label, 0) for label in experiment.models}
     numbers = {f"{label}_trials": float(n) for label, n in trials.items() if n}
     waiting = [label for label in planned if not trials[label]]
     wait = f" The search of {listed(waiting)} is planned but not made yet (levelfield sweep)." if waiting else ""

@@ -43,10 +43,11 @@ def items(material: Material) -> list[Finding]:
     if TITLE not in split.items.columns:
         return [Finding(CHECK, title, "unknown", "The items have no titles by which doubles could be seen.")]
     names = [TITLE, *(["year"] if "year" in split.items.columns else [])]
+    title_words = pl.col(TITLE).cast(pl.String).str.strip_chars().str.to_lowercase()
     text = split.items.select(
-        pl.when(pl.col(TITLE).str.strip_chars() != "").then(
+        pl.when(title_words != "").then(
             pl.concat_str(
-                pl.col(TITLE).str.strip_chars().str.to_lowercase(),
+                title_words,
                 *(pl.col(name).cast(pl.String).fill_null("") for name in names[1:]),
                 separator="\t",
             )

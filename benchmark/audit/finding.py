@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 Level = Literal["fault", "warning", "unknown", "fine"]
@@ -38,6 +39,18 @@ def percent(share: float) -> str:
     if 0 < share < 0.001:
         return "less than 0.1 %"
     return f"{100 * share:.2f} %" if 0.995 <= share < 1 else f"{100 * share:.1f} %"
+
+
+def shown_name(backbone: str) -> str:
+    """Return a hub name as it is, and of a folder of this machine its last part alone."""
+    local = backbone.startswith((".", "/", "~")) or backbone.count("/") > 1
+    return Path(backbone).name if local else backbone
+
+
+def reason(error: Exception, backbone: str) -> str:
+    """Return what an error about a backbone says, without the folder of this machine that it may name."""
+    text = str(error).rstrip(".")
+    return text.replace(backbone, shown_name(backbone)) if backbone else text
 
 
 def listed(names: list[str], most: int = 6) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class Material:
         data: prepared data of it.
         outcomes: of the runs that are finished.
         root: folder of the runs.
-        budgets: finished trials of the search of each searched model.
+        budgets: finished trials of the search of each searched model; None: what searches found is not used.
         seed: of all samples.
     """
 
@@ -40,7 +40,7 @@ class Material:
     data: PreparedData
     outcomes: Outcomes
     root: Path
-    budgets: Mapping[str, int] = field(default_factory=dict)
+    budgets: Mapping[str, int] | None = None
     seed: int = 0
 
     @property

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmark.audit.finding import Finding, listed, percent
+from benchmark.audit.finding import Finding, listed, percent, reason, shown_name
 from benchmark.audit.material import Material
 from benchmark.audit.probe import BEFORE, Question, Rate, ask, keep, kept, questions
 from benchmark.data.schema import TITLE
@@ -27,6 +26,8 @@ FEWEST = 20  # questions of a kind, below which a rate says nothing
 def memory(material: Material, probe: Console | None) -> list[Finding]:
     """Report, backbone by backbone, how often it completes titles and lines that it has not been shown.
 
+    What is asked hangs on the catalogue alone, so that a backbone is asked once.
+
     Args:
         material: the models of language model groups that name a backbone are looked at.
         probe: where to ask those that have not been asked, with a bar; None: only what is kept is told.
@@ -39,7 +40,7 @@ def memory(material: Material, probe: Console | None) -> list[Finding]:
         return [Finding(CHECK, HEAD, "fine", "No row of this table stands on a language model.")]
     if TITLE not in material.split.items.columns:
         return [Finding(CHECK, HEAD, "unknown", "The items have no titles that a model could be asked for.")]
-    asked = {k: q for k, q in questions(material.split.items, material.seed).items() if len(q) >= FEWEST}
+    asked = {k: q for k, q in questions(material.split.items).items() if len(q) >= FEWEST}
     if not asked:
         said = f"Fewer than {FEWEST} items have titles, too few to ask a model for."
         return [Finding(CHECK, HEAD, "unknown", said)]
@@ -72,13 +73,8 @@ def _of(
             rates = _asked(config, asked, shown, probe)
             keep(material.root, source, asked, rates)
     except InputError as error:
-        return Finding(CHECK, HEAD, "unknown", f"{who} cannot be asked: {str(error).replace(name, shown)}.")
+        return Finding(CHECK, HEAD, "unknown", f"{who} cannot be asked: {reason(error, name)}.")
     return finding(who, rates)
-
-
-def shown_name(name: str) -> str:
-    """Return a hub name as it is, and of a folder of this machine its last part alone."""
-    return Path(name).name if name.startswith((".", "/", "~")) or name.count("/") > 1 else name
 
 
 def _asked(config: LLMConfig, asked: dict[str, list[Question]], shown: str, console: Console | None) -> dict[str, Rate]:

@@ -60,7 +60,7 @@ class Rate:
         return float(found.low), float(found.high)
 
 
-def questions(items: pl.DataFrame, seed: int) -> dict[str, list[Question]]:
+def questions(items: pl.DataFrame, seed: int = 0) -> dict[str, list[Question]]:
     """Return what is asked, by kind; none where too little of the catalogue has titles.
 
     ``titles``: the second half of the words of a title. ``made_up``: the same of titles whose words were dealt anew

@@ -7,9 +7,10 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 import torch
 
-from benchmark.audit.finding import Finding, listed
+from benchmark.audit.finding import Finding, listed, reason
 from benchmark.audit.material import LONGEST, Material
 from benchmark.audit.plain import holds, plain
 from benchmark.data.batch import Batch
@@ -46,7 +47,7 @@ def prompts(material: Material) -> list[Finding]:
             if (found := _look(material, spec)) is not None:
                 seen[label] = found
         except InputError as error:
-            said = f"The prompts of {label} cannot be built: {error}."
+            said = f"The prompts of {label} cannot be built: {reason(error, getattr(spec.config, 'backbone', ''))}."
             out.append(Finding(CHECK, HEAD, "unknown", said))
     if not seen and not out:
         return [Finding(CHECK, HEAD, "fine", "No model of this experiment reads prompts.")]
@@ -79,7 +80,7 @@ def _look(material: Material, spec: RunSpec) -> _Seen | None:
     rows.max_history = max(getattr(spec.config, "max_history", LONGEST), 1)
     batch = example_rows(rows, torch.from_numpy(np.sort(permutation(len(rows), material.seed)[:ROWS])))
     targets = _targets(material, batch)
-    titles = [plain(title) for title in material.split.items[TITLE].fill_null("").to_list()]
+    titles = [plain(title) for title in material.split.items[TITLE].cast(pl.String).fill_null("").to_list()]
     assert batch.history is not None
     assert batch.history_length is not None
     histories = [row[:n] for row, n in zip(batch.history.tolist(), batch.history_length.tolist(), strict=True)]

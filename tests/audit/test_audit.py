@@ -75,6 +75,26 @@ def test_a_fault_is_exit_code_1_and_stands_under_the_leaderboard(
     assert body.index('class="level fault"') < body.index('class="level fine"'), "faults first"
 
 
+def test_trials_are_counted_in_the_studies(tiny_experiment: Path, tmp_path: Path, folders: list[object]) -> None:
+    pytest.importorskip("optuna")
+    text = tiny_experiment.read_text(encoding="utf-8")
+    searched = "l2: 10.0, search: {l2: {low: 1.0, high: 100.0, log: true}}}"
+    text = text.replace("l2: 10.0}", searched) + "sweep: {trials: 3}\nreport: {proposed: [ease]}\n"
+    tiny_experiment.write_text(text, encoding="utf-8")
+    folder = tmp_path / "results" / "tiny"
+
+    def said(*options: object) -> str:
+        assert levelfield("audit", tiny_experiment, "seeds=[0]", *options, *folders).returncode == 0
+        told = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+        return next(f["said"] for f in told["findings"] if f["check"] == "budget")
+
+    assert "The search of ease is planned but not made yet" in said()
+    done = levelfield("sweep", tiny_experiment, "seeds=[0]", *folders)
+    assert done.returncode == 0, done.stderr
+    assert said().startswith("ease is proposed and was given 3 trials; baselines with fewer: mf none.")
+    assert said("--defaults") == "No proposed row (ease) was searched, so no baseline has a smaller budget."
+
+
 def test_bad_input_is_one_line(tiny_experiment: Path, folders: list[object]) -> None:
     for arguments, expected in (
         (["report.proposed=[eese]"], "report.proposed: no model 'eese'; did you mean 'ease'?"),

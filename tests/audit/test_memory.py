@@ -13,8 +13,9 @@ import torch
 from rich.console import Console
 
 from benchmark.audit import memory as module
+from benchmark.audit.finding import shown_name
 from benchmark.audit.material import Material
-from benchmark.audit.memory import finding, memory, shown_name
+from benchmark.audit.memory import finding, memory
 from benchmark.audit.probe import BEFORE, Question, Rate, ask, questions
 from benchmark.llm.adapters import Peft
 from benchmark.llm.backbone import Loading
