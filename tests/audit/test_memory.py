@@ -43,17 +43,15 @@ def quiet() -> Console:
     return Console(file=io.StringIO())
 
 
-@pytest.fixture(scope="module")
-def reciting(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a tiny model that was trained on the titles until it knew them by heart."""
+def taught(folder: Path, texts: list[str], steps: int) -> str:
+    """Return the folder of a tiny model that was trained on some texts until it knew them by heart."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = tmp_path_factory.mktemp("reciting")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny("llama")), AutoTokenizer.from_pretrained(tiny("llama"))
-    batch = tokenizer([f"{name}</s>" for name in NAMES], return_tensors="pt", padding=True)
+    batch = tokenizer([f"{text}</s>" for text in texts], return_tensors="pt", padding=True)
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(120):
+    for _ in range(steps):
         loss = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
@@ -61,6 +59,11 @@ def reciting(tmp_path_factory: pytest.TempPathFactory) -> str:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def reciting(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return taught(tmp_path_factory.mktemp("reciting"), NAMES, 120)
 
 
 def looked_at(tmp_path: Path, backbone: str) -> Material:
@@ -80,6 +83,17 @@ def test_a_model_that_knows_the_titles_by_heart(tmp_path: Path, reciting: str, m
     monkeypatch.setattr(module, "ask", None)
     assert only(memory(found, quiet())) == told, "asked once"
     assert only(memory(found, None)) == told, "and then told in every report"
+
+
+def test_a_model_that_knows_the_lines_of_the_file(tmp_path: Path) -> None:
+    items = pl.DataFrame({"item_id": [str(i) for i in range(25)], "title": [WORDS[(7 * i) % 10] for i in range(25)]})
+    asked = questions(items)
+    assert (len(asked["titles"]), len(asked["lines"])) == (0, 20), "one word has no half"
+    folder = taught(tmp_path, [f"{question.text}{question.answer}" for question in asked["lines"]], 60)
+    model = LanguageModel(folder, Peft(kind="frozen"), Loading(dtype="float32")).eval()
+    told = finding("x", ask(model, {kind: asked[kind] for kind in ("lines", "mixed")}))
+    assert told.level == "warning"
+    assert told.numbers["lines_rate"] > told.numbers["mixed_rate"] + 0.4
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
