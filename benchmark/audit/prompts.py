@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,52 +70,69 @@ def prompts(material: Material) -> list[Finding]:
     return out
 
 
-def _look(material: Material, spec: RunSpec) -> _Seen | None:
-    """Return what stands in the prompts of a model, None where it reads none."""
+@dataclass(frozen=True)
+class _Asked:
+    """The prompts of some rows in plain words, the items each is asked for, those of its history, its candidate."""
+
+    texts: list[str]
+    targets: list[list[int]]
+    histories: list[list[int]]
+    others: list[int]
+
+
+def _asked(material: Material, spec: RunSpec, titles: list[str]) -> _Asked | None:
+    """Return the prompts of a model with another item in the place of the candidate, None where it reads none."""
     cls = spec.model_class()
     if cls.examples.__func__ is Recommender.examples.__func__:  # type: ignore[attr-defined]
         return None
     rows = copy.copy(material.test)
     rows.max_history = max(getattr(spec.config, "max_history", LONGEST), 1)
     batch = example_rows(rows, torch.from_numpy(np.sort(permutation(len(rows), material.seed)[:ROWS])))
-    targets = _targets(material, batch)
-    titles = [plain(title) for title in material.split.items[TITLE].cast(pl.String).fill_null("").to_list()]
     assert batch.history is not None
     assert batch.history_length is not None
-    histories = [row[:n] for row, n in zip(batch.history.tolist(), batch.history_length.tolist(), strict=True)]
-    others = [
-        _other(material, titles, row, own, past) for row, (own, past) in enumerate(zip(targets, histories, strict=True))
-    ]
     assert batch.candidates is not None
+    targets = _targets(material, batch)
+    histories = [row[:n] for row, n in zip(batch.history.tolist(), batch.history_length.tolist(), strict=True)]
+    pairs = zip(targets, histories, strict=True)
+    others = [_other(material, titles, row, own, past) for row, (own, past) in enumerate(pairs)]
     batch.candidates = batch.candidates.new_tensor(others).unsqueeze(1)
     catalogue = material.split.catalogue(cache=material.root / "tokens")
     examples = cls.examples(spec.config, catalogue, batch, len(batch))
-    if not examples:
+    return _Asked([plain(text) for text, *_ in examples], targets, histories, others) if examples else None
+
+
+def _look(material: Material, spec: RunSpec) -> _Seen | None:
+    """Return what stands in the prompts of a model, None where it reads none."""
+    titles = [plain(title) for title in material.split.items[TITLE].cast(pl.String).fill_null("").to_list()]
+    asked = _asked(material, spec, titles)
+    if asked is None:
         return None
-    texts = [plain(text) for text, *_ in examples]
-    out = _Seen(len(texts), 0, 0, 0)
+    out = _Seen(len(asked.texts), 0, 0, 0)
     unexplained = []
-    for row, text in enumerate(texts):
-        wanted = {titles[item] for item in targets[row]}
-        out.short += sum(0 < sum(map(str.isalpha, title)) < LETTERS for title in wanted)
-        inside = {title for title in wanted if sum(map(str.isalpha, title)) >= LETTERS and holds(text, title)}
-        past = {titles[item] for item in histories[row]}
-        through = {titles[item] for item in set(targets[row]) & set(histories[row])}
-        if inside & through:
+    for row, text in enumerate(asked.texts):
+        targets, history = asked.targets[row], asked.histories[row]
+        wanted = {titles[item] for item in targets}
+        short = {title for title in wanted if sum(map(str.isalpha, title)) < LETTERS}
+        out.short += len(short - {""})
+        inside = {title for title in wanted - short if holds(text, title)}
+        past = {titles[item] for item in history}
+        if inside & {titles[item] for item in set(targets) & set(history)}:
             out.through_target += 1
-        elif inside & past:
-            out.through_twin += 1
-        else:  # a word of a longer title is no leak
-            around = [*past, titles[others[row]]]
-            unexplained += [(row, title) for title in inside if not any(holds(other, title) for other in around)]
-    # a title that stands in the prompts of rows with another target too is a word of the template or of a profile
-    elsewhere = Counter[str]()
-    for title in {title for _, title in unexplained}:
-        for row, text in enumerate(texts):
-            asked = any(titles[item] == title for item in [*targets[row], *histories[row], others[row]])
-            elsewhere[title] += not asked and holds(text, title)
-    out.through_target += len({row for row, title in unexplained if not elsewhere[title]})
+            continue
+        out.through_twin += bool(inside & past)
+        around = [*past, titles[asked.others[row]]]  # a word of a longer title is no leak
+        unexplained += [(row, title) for title in inside if not any(holds(other, title) for other in around)]
+    common = {title for title in {title for _, title in unexplained} if _is_common(asked, titles, title)}
+    out.through_target += len({row for row, title in unexplained if title not in common})
     return out
+
+
+def _is_common(asked: _Asked, titles: list[str], title: str) -> bool:
+    """Return whether a title stands in prompts that have nothing to do with it: words of the template, of a profile."""
+    return any(
+        holds(text, title) and all(titles[item] != title for item in [*targets, *history, other])
+        for text, targets, history, other in zip(asked.texts, asked.targets, asked.histories, asked.others, strict=True)
+    )
 
 
 def _targets(material: Material, batch: Batch) -> list[list[int]]:
