@@ -69,7 +69,7 @@ def items(material: Material) -> list[Finding]:
     example = split.items[TITLE][int(np.flatnonzero(doubled)[np.argmax(test[doubled])])]
     said = (
         f"{int(doubled.sum()):,} items of the test, with {percent(share)} of its interactions, have the title{by} "
-        f"of another item of the training part, such as '{example}': what users know comes back to them as new."
+        f"of another item of the training part, such as '{example}': what a user knows may come back as new."
     )
     return [Finding(CHECK, title, "warning", said, numbers)]
 

@@ -49,7 +49,7 @@ def power(material: Material) -> list[Finding]:
         said += f" Others: {', '.join(others)}."
     level: Level = "warning" if told.share > LARGE or told.users < FEW else "fine"
     if level == "warning":
-        said += " It cannot see smaller ones: a row without a mark is not shown to be as good, or as bad."
+        said += " Smaller ones may go unmarked: a row without a mark is not shown to be as good as the best."
     numbers = {"users": float(told.users), "comparisons": float(told.comparisons)}
     for name, it in found.items():
         numbers |= {f"{name}_smallest": it.size, f"{name}_share": it.share, f"{name}_by_users": it.by_users}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 import torch
 
 from benchmark.audit.candidates import candidates
@@ -71,3 +72,10 @@ def test_labels_that_follow_the_id_are_a_fault(tmp_path: Path) -> None:
 
 def test_the_full_catalogue_has_no_list(tmp_path: Path) -> None:
     assert only(candidates(material(tmp_path))).level == "fine"
+
+
+def test_of_many_users_a_sample_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmark.audit.material.MOST_USERS", 50)
+    found = material(tmp_path, frame(users=100), task=SAMPLED)
+    assert len(found.sampled) == 50
+    assert "(a sample of 50 of 100 users)" in only(candidates(found)).said

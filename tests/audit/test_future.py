@@ -13,6 +13,11 @@ from tests.audit.small import frame, material, only
 PREFERENCE = {"kind": "preference", "metrics": ["auc"], "history": "before_target"}
 
 
+def one_after_the_other() -> pl.DataFrame:
+    """Return users of whom each begins half a step after the one before: some end before others begin."""
+    return frame().with_columns(timestamp=pl.col("timestamp") + 500 * pl.col("user_id").str.slice(1).cast(int))
+
+
 def test_histories_before_their_targets_are_fine(tmp_path: Path) -> None:
     finding = only(histories(material(tmp_path)))
     assert finding.level == "fine"
@@ -54,8 +59,7 @@ def test_after_one_point_in_time_training_knows_no_future(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("kind", "own"), [("leave_last_out", False), ("ratio", True)])
 def test_the_split_that_trains_on_the_future_is_named(tmp_path: Path, kind: str, own: bool) -> None:
-    rows = frame(each=12).with_columns(timestamp=pl.col("timestamp") + 500 * pl.col("user_id").str.slice(1).cast(int))
-    finding = only(training(material(tmp_path, rows, task={"split": {"kind": kind}})))
+    finding = only(training(material(tmp_path, one_after_the_other(), task={"split": {"kind": kind}})))
     assert finding.level == "warning"
     assert f"The split {kind} lets models learn from what happened later" in finding.said
     assert finding.numbers["training_share"] > 0.1
@@ -79,3 +83,13 @@ def test_one_late_training_row_of_a_given_split_is_found(tmp_path: Path) -> None
     finding = only(training(material(tmp_path, moved, task=task)))
     assert finding.level == "warning"
     assert finding.numbers["users_share"] == pytest.approx(1 / 60)
+
+
+def test_times_that_tell_an_order_alone_are_compared_within_a_user(tmp_path: Path) -> None:
+    found = material(tmp_path, one_after_the_other(), task={"split": {"kind": "leave_last_out"}})
+    assert only(training(found)).level == "warning"
+    object.__setattr__(found.split, "clock", "order")
+    finding = only(training(found))
+    assert finding.level == "fine"
+    assert "training_share" not in finding.numbers
+    assert "Times of different users cannot be compared" in finding.said
