@@ -1,4 +1,4 @@
-"""The command line: prepare, run, sweep, status, table, report, verify. Heavy imports stay inside the commands."""
+"""The command line: prepare, run, sweep, status, table, report, audit, verify; heavy imports inside the commands."""
 
 from __future__ import annotations
 
@@ -277,10 +277,11 @@ def report(
 ) -> None:
     """Write report.html: one page, whole in itself, to sort, filter and look into; nothing is run.
 
-    Leaderboard, quality against cost, seeds, learning curves, what a sweep found, user segments, any two models user by
-    user with examples, and every run with the command that repeats it. The tables are rebuilt with it.
+    Leaderboard, audit, quality against cost, seeds, learning curves, what a sweep found, user segments, any two models
+    user by user with examples, and every run with the command that repeats it. The tables are rebuilt with it.
     """
     console = _console()
+    from benchmark.audit.audit import audit as audit_of
     from benchmark.experiment import grids
     from benchmark.reports import report as page
     from benchmark.reports.part import part
@@ -292,7 +293,9 @@ def report(
     for experiment, data, records, notes, values in _stored(file, overrides, runs, defaults, console):
         mine = part(experiment, records, store, notes, targets=True)
         studies = _studies(experiment, data, runs, storage) if values else []
-        chapters.append(page.Chapter(mine, data.split, studies, values, str(file), overrides or ()))
+        budgets = None if defaults else _budgets(experiment, data, runs, storage)
+        findings = audit_of(experiment, data, records, store, budgets, outcomes=mine.outcomes)
+        chapters.append(page.Chapter(mine, data.split, studies, values, str(file), overrides or (), findings))
     by_name = {chapter.part.experiment.name: chapter for chapter in chapters}
     groups = [[by_name[e.name] for e in group] for group in grids([c.part.experiment for c in chapters])]
     joined = {id(chapter) for group in groups for chapter in group}
@@ -307,6 +310,45 @@ def report(
         folder = publish([chapter.part for chapter in group], store, results, console, built=table)
         path = page.write(content, folder)
         console.print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB; open it in a browser)", highlight=False)
+
+
+@app.command()
+def audit(
+    file: File,
+    overrides: Overrides = None,
+    no_probe: Annotated[
+        bool, typer.Option("--no-probe", help="Do not ask language models what they know by heart; it takes a while.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the samples that some checks draw.")] = 0,
+    defaults: Defaults = False,
+    storage: Storage = None,
+    runs: Runs = Path("runs"),
+    results: Results = Path("results"),
+) -> None:
+    """Check what makes a table worth nothing: leaks, duplicates, candidates that tell, too few users, unequal tuning.
+
+    Works before anything is run, on the data alone. Writes audit.md and audit.json; the exit code is 1 if there is a
+    fault. A language model is asked once what it knows of the data set by heart; that is kept under --runs.
+    """
+    console = _console()
+    from benchmark.audit.audit import audit as audit_of
+    from benchmark.reports import audit as told
+    from benchmark.runs.record import RunStore
+    from benchmark.runs.run import prepare, stored
+
+    store, faults = RunStore(runs), 0
+    for experiment in _load(file, overrides):
+        data = prepare(experiment, runs)
+        chosen, _, _ = _selected(experiment, data, runs, defaults, console)
+        budgets = None if defaults else _budgets(chosen, data, runs, storage)
+        probe = None if no_probe else console
+        findings = audit_of(chosen, data, stored(chosen, data, store), store, budgets, probe, seed=seed)
+        told.show(experiment.name, findings, console)
+        paths = told.write(experiment.name, findings, results / experiment.name)
+        console.print(f"written: {', '.join(map(str, paths))}", highlight=False)
+        faults += sum(finding.level == "fault" for finding in findings)
+    if faults:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -385,6 +427,16 @@ def _studies(experiment: Experiment, data: Any, runs: Path, storage: str | None)
 
     studies = begun(experiment, data.fingerprint, runs, storage)
     return [study.snapshot() for study in studies.values() if study is not None and study.finished]
+
+
+def _budgets(experiment: Experiment, data: Any, runs: Path, storage: str | None) -> dict[str, int]:
+    """Return how many trials of each model's search are finished, by label."""
+    if not any(entry.search for entry in experiment.models.values()):
+        return {}
+    from benchmark.sweeps.sweep import begun
+
+    counts = {k: s.counts() for k, s in begun(experiment, data.fingerprint, runs, storage).items() if s is not None}
+    return {label: found["complete"] + found["pruned"] for label, found in counts.items()}
 
 
 def _check_executor(executor: str, workers: int | None, address: str | None) -> None:

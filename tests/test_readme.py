@@ -48,6 +48,11 @@ def test_commands(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         done = levelfield(*words, *runs)
         assert done.returncode == 0, done.stderr
         assert "time left" in done.stdout
+    elif words[0] == "audit":
+        done = levelfield(*words, *runs, "--results", tmp_path / "results")
+        assert done.returncode == 0, done.stderr
+        assert "Audit of quickstart: " in done.stdout
+        assert (tmp_path / "results" / "quickstart" / "audit.md").is_file()
     elif words[0] == "prepare":
         done = levelfield(*words, *runs)
         assert done.returncode == 0, done.stderr

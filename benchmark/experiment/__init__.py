@@ -2,6 +2,7 @@
 
 from benchmark.experiment.file import load_all
 from benchmark.experiment.spec import (
+    LLM,
     Experiment,
     ModelEntry,
     RunSpec,
@@ -13,6 +14,7 @@ from benchmark.experiment.spec import (
 from benchmark.experiment.together import check_together, grids
 
 __all__ = [
+    "LLM",
     "Experiment",
     "ModelEntry",
     "RunSpec",

@@ -30,6 +30,9 @@ class Report(_Strict):
     )
     significance: float = Field(0.05, gt=0, lt=1, description="Corrected p-value below which a cell is marked.")
     costs: tuple[Cost, ...] = Field(("train_seconds", "ms_per_user"), description="Cost columns of the table.")
+    proposed: tuple[str, ...] | None = Field(
+        None, description="Labels of the models that the table argues for; the language models when left out."
+    )
     user_groups: tuple[str, ...] | None = Field(
         None, description="Columns of the users table to part them by; all with few values when left out."
     )

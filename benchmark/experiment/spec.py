@@ -25,6 +25,8 @@ from benchmark.validation import describe
 if TYPE_CHECKING:
     from benchmark.recommender import ModelConfig, Recommender
 
+LLM = ("llm-zero-shot", "llm")  # groups of rows that are no baselines
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -148,6 +150,13 @@ class Experiment(_Strict):
             raise ValueError(f"metrics: '{max(task.metrics, key=task.metrics.count)}' stands twice")
         return task
 
+    @model_validator(mode="after")
+    def _proposed_are_there(self) -> Experiment:
+        for label in self.report.proposed or ():
+            if label not in self.models:
+                raise ValueError(f"report.proposed: no model '{label}'{nearest(label, self.models)}")
+        return self
+
     @property
     def part(self) -> str:
         """What the data set is called in a table of several."""
@@ -198,6 +207,21 @@ class Experiment(_Strict):
             raise InputError(f"models.{label}: {reason}")
         able = {label: entry for label, entry in self.models.items() if label not in cannot}
         return [self._spec(label, entry, seed) for label, entry in able.items() for seed in self.seeds]
+
+    def groups(self) -> dict[str, str]:
+        """Return the group of each model, by label."""
+        out = {}
+        for label, entry in self.models.items():
+            where = f"models.{label}"
+            cls = model_class(entry.class_path, where)
+            out[label] = str(cls.traits_of(model_config(cls, entry.parameters, where)).group)
+        return out
+
+    def proposed(self) -> tuple[str, ...]:
+        """Return the labels of the proposed rows: ``report.proposed``, or those of the language models."""
+        if self.report.proposed is not None:
+            return self.report.proposed
+        return tuple(label for label, group in self.groups().items() if group in LLM)
 
     def unable(self) -> dict[str, str]:
         """Return, by label, why a model cannot do the task: its row of the table says so, the others run."""

@@ -8,24 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmark.evaluation.metrics import higher_is_better, parse_metric
-from benchmark.evaluation.significance import adjust, counting_seeds, paired_p_values, seed_variance
-from benchmark.reports.names import LLM, title
+from benchmark.evaluation.significance import adjust, counting_seeds, paired_p_values
+from benchmark.experiment import LLM
+from benchmark.reports.names import title
 from benchmark.reports.part import Part
+from benchmark.runs.outcomes import best_baseline, comparable, differences
 
 
 def reference_of(p: Part, metric: str) -> str | None:
     """Return the baseline that the others are compared with: the best one of the column, no LLM."""
-    sign = 1 if higher_is_better(parse_metric(metric).name) else -1
-    means = {label: statistics.fmean(p.outcomes.seeds[label, metric]) for label in _comparable(p, metric)}
-    baselines = [label for label in means if p.groups[label] not in LLM]
-    return max(baselines, key=lambda label: sign * means[label], default=None)
-
-
-def _comparable(p: Part, metric: str) -> list[str]:
-    """Return the labels that have the metric for two users at least: fewer tell nothing of the spread."""
-    if metric not in p.outcomes.metrics:
-        return []
-    return [label for label in p.outcomes.labels if np.isfinite(p.outcomes.values[label, metric]).sum() > 1]
+    return best_baseline(p.outcomes, p.groups, metric)
 
 
 def compare(p: Part, metric: str) -> dict[str, tuple[float, int]]:
@@ -36,7 +28,7 @@ def compare(p: Part, metric: str) -> dict[str, tuple[float, int]]:
     the best one are given. Empty where there is nothing to compare.
     """
     settings, outcomes = p.experiment.report, p.outcomes
-    reference, labels = reference_of(p, metric), _comparable(p, metric)
+    reference, labels = reference_of(p, metric), comparable(outcomes, metric)
     if reference is None or len(labels) < 2:
         return {}
     ordered = sorted(labels, key=lambda label: p.groups[label] in LLM)  # baselines first: each pair once
@@ -69,25 +61,9 @@ def _p_values(p: Part, metric: str, labels: Sequence[str], other: str) -> np.nda
     outcomes, test = p.outcomes, p.experiment.report.test
     if p.experiment.task.kind != "ranking" and parse_metric(metric).name != "uauc":
         test = "permutation"  # the users' values are shares in a pooled metric: ranks of such mean nothing
-    matrix, against = outcomes.matrix(metric, labels), outcomes.values[other, metric]
-    found = paired_p_values(matrix, against, test)
-    difference = matrix - against[:, None]
-    known = ~np.isnan(difference)
-    n = np.maximum(np.count_nonzero(known, axis=0), 1)
-    difference[~known] = 0.0
-    mean = difference.sum(0) / n
-    squares = np.einsum("um,um->m", difference, difference) - n * mean**2
-    by_users = np.maximum(squares, 0.0) / np.maximum(n - 1, 1) / n
-
-    def moved(label: str, beside: str) -> np.ndarray:
-        mine, theirs = outcomes.seeds[label, metric], outcomes.seeds[beside, metric]
-        lent = len(mine) < 2 <= len(theirs)  # of one seed nothing is known: it is taken to move as much as the other's
-        source = beside if lent else label
-        found = np.array(seed_variance(outcomes.seeds[source, metric], outcomes.within[source, metric], len(against)))
-        return found * ([len(theirs), len(theirs) ** 2] if lent else 1)
-
-    by_seeds, doubt = np.array([moved(label, other) + moved(other, label) for label in labels]).T
-    return counting_seeds(found, mean, by_users, by_seeds, doubt)
+    found = paired_p_values(outcomes.matrix(metric, labels), outcomes.values[other, metric], test)
+    told = differences(outcomes, metric, labels, other)
+    return counting_seeds(found, told.mean, told.by_users, told.by_seeds, told.doubt)
 
 
 def legend(p: Part, dataset: str, metrics: Sequence[str]) -> list[str]:

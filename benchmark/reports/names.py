@@ -15,7 +15,6 @@ GROUP_TITLES = {
     "llm": "LLM fine-tuned",
     "published": "Published, not run here",
 }
-LLM = ("llm-zero-shot", "llm")
 COSTS = {
     "train_seconds": "Train s",
     "ms_per_user": "ms/user",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from benchmark.experiment import Experiment, model_class, model_config
+from benchmark.experiment import Experiment
 from benchmark.runs.outcomes import Outcomes, read
 from benchmark.runs.record import RunRecord, RunStore
 
@@ -38,11 +38,7 @@ class Part:
     @cached_property
     def groups(self) -> dict[str, str]:
         """The group of every row: the models, then what is published alone."""
-        out = {}
-        for label, entry in self.experiment.models.items():
-            where = f"models.{label}"
-            cls = model_class(entry.class_path, where)
-            out[label] = str(cls.traits_of(model_config(cls, entry.parameters, where)).group)
+        out = self.experiment.groups()
         return out | {row.model: "published" for row in self.experiment.published if row.model not in out}
 
     def finished(self, label: str) -> list[RunRecord]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from rich.console import Console
 
-from benchmark.data.batch import Batch, BatchSpec
+from benchmark.data.batch import BatchSpec
 from benchmark.data.datamodule import RecDataModule
 from benchmark.errors import InputError
-from benchmark.experiment import Experiment, RunSpec
+from benchmark.experiment import Experiment
+from benchmark.runs.examples import example_rows
 from benchmark.runs.execute import PreparedData
 
 
@@ -22,7 +22,9 @@ def show_prompts(experiment: Experiment, data: PreparedData, n: int, console: Co
     for spec in experiment.specs()[:: len(experiment.seeds)]:
         try:
             catalogue = data.split.catalogue()
-            examples = spec.model_class().examples(spec.config, catalogue, _rows(spec, data, n), n)
+            reads = max(getattr(spec.config, "max_history", 10), 1)
+            rows = RecDataModule(data.split, spec.task, BatchSpec("pointwise", max_history=reads)).rows("valid")
+            examples = spec.model_class().examples(spec.config, catalogue, example_rows(rows, rows.all[:n]), n)
         except InputError as error:
             raise InputError(f"models.{spec.label}: {error}") from None
         for number, (text, tokens, dropped) in enumerate(examples, 1):
@@ -32,16 +34,3 @@ def show_prompts(experiment: Experiment, data: PreparedData, n: int, console: Co
             shown = True
     if not shown:
         console.print(f"{experiment.name}: no model of this experiment reads prompts", highlight=False)
-
-
-def _rows(spec: RunSpec, data: PreparedData, n: int) -> Batch:
-    """Return n judged rows of the validation part, each with one relevant (or labelled) item as its candidate."""
-    reads = getattr(spec.config, "max_history", 10)
-    module = RecDataModule(data.split, spec.task, BatchSpec("pointwise", max_history=max(reads, 1)))
-    rows = module.rows("valid")
-    batch = rows[rows.all[:n]]
-    if batch.label is None and batch.relevant is not None:
-        own = batch.relevant.values[batch.relevant.offsets[:-1]]
-        item = own if batch.candidates is None else batch.candidates[torch.arange(len(own)), own]
-        batch.candidates = item.unsqueeze(1)
-    return batch

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from benchmark.audit.finding import Finding
 from benchmark.data.schema import SplitData
+from benchmark.experiment import LLM
+from benchmark.reports import audit
 from benchmark.reports import report_figures as draw
 from benchmark.reports.comparison import reference_of
 from benchmark.reports.leaderboard import leaderboard
 from benchmark.reports.manifest import repeat_command
-from benchmark.reports.names import COSTS, COSTS_IN_WORDS, LLM, title
+from benchmark.reports.names import COSTS, COSTS_IN_WORDS, title
 from benchmark.reports.page import Section, command, filled, page, placeholder, switch, table
 from benchmark.reports.part import Part
 from benchmark.reports.render import number, text
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Chapter:
-    """What the page tells of one data set: its part of the table, its data, its finished searches.
+    """What the page tells of one data set: its part of the table, its data, its finished searches, its audit.
 
     ``selected`` holds, by label and path, the hyper-parameters that a sweep chose; ``file`` and
     ``overrides`` are the experiment as it was given, for the commands on the page.
@@ -43,6 +46,7 @@ class Chapter:
     selected: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     file: str = "FILE"
     overrides: Sequence[str] = ()
+    findings: Sequence[Finding] = ()
 
 
 def write(page: str, folder: Path) -> Path:
@@ -64,13 +68,16 @@ def whole(chapters: Sequence[Chapter], joined: ComparisonTable, store: RunStore)
     Raises:
         InputError: Plotly is not installed, or something in the store cannot be read.
     """
-    sections = [Section("leaderboard", "Leaderboard", leaderboard(joined, controls=True))]
+    prefixes = ["" if len(chapters) == 1 else f"d{i}" for i in range(len(chapters))]
+    alarms = [audit.alarm(c.findings, f"{prefix}audit") for c, prefix in zip(chapters, prefixes, strict=True)]
+    body = "\n".join(filter(None, [leaderboard(joined, controls=True), *alarms]))
+    sections = [Section("leaderboard", "Leaderboard", body)]
     figures: dict[str, Any] = {}
     users: dict[str, Any] = {}
-    for i, chapter in enumerate(chapters):
+    for prefix, chapter in zip(prefixes, chapters, strict=True):
         several = chapter.part.dataset if len(chapters) > 1 else ""
         one = joined if len(chapters) == 1 else build([chapter.part])
-        sections += _chapter(chapter, one, store, f"d{i}" if several else "", several, figures, users)
+        sections += _chapter(chapter, one, store, prefix, several, figures, users)
     experiment = chapters[0].part.experiment
     intro = str(Markup("<p>{}</p>").format(experiment.description)) if experiment.description else ""
     return page(joined.name, sections, figures, {"users": users} if users else {}, intro)
@@ -115,6 +122,8 @@ def _chapter(
         height = max(int(f.layout.height) for f in options.values())
         return switch(f"{prefix}{id}-figure", heading, ids, height=height)
 
+    if chapter.findings:
+        section("audit", "Audit", audit.section(chapter.findings))
     if p.outcomes.labels and metrics:
         against = {
             f"{title(m)} against {COSTS_IN_WORDS[c]}": draw.quality_against_cost(one, m, c)

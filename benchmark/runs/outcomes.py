@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,12 +15,15 @@ from benchmark.evaluation.metrics import (
     GENERATION_METRICS,
     Metric,
     UserRanks,
+    higher_is_better,
     mean,
     parse_metric,
     preference_metric,
     ranking_metric,
 )
+from benchmark.evaluation.significance import seed_variance
 from benchmark.evaluation.user_values import preference_user_values
+from benchmark.experiment import LLM
 from benchmark.runs.record import RunRecord, RunStore
 
 Array = np.ndarray
@@ -106,6 +110,62 @@ def read(
     for label, values in out.target_values.items():
         values /= runs[label]
     return out
+
+
+def best_baseline(outcomes: Outcomes, groups: Mapping[str, str], metric: str) -> str | None:
+    """Return the best row of a metric that is no LLM, None where there is none; ``groups`` by label."""
+    sign = 1 if higher_is_better(parse_metric(metric).name) else -1
+    means = {label: statistics.fmean(outcomes.seeds[label, metric]) for label in comparable(outcomes, metric)}
+    baselines = [label for label in means if groups[label] not in LLM]
+    return max(baselines, key=lambda label: sign * means[label], default=None)
+
+
+def comparable(outcomes: Outcomes, metric: str) -> list[str]:
+    """Return the labels that have the metric for two users at least: fewer tell nothing of the spread."""
+    if metric not in outcomes.metrics:
+        return []
+    return [label for label in outcomes.labels if np.isfinite(outcomes.values[label, metric]).sum() > 1]
+
+
+@dataclass(frozen=True)
+class Differences:
+    """What is known of the differences of L models to another one, paired over users.
+
+    Attributes:
+        mean: (L,) mean difference over the users that have a value of both.
+        users: (L,) how many these are.
+        by_users: (L,) variance of the mean because of the users.
+        by_seeds: (L,) variance of it because a seed moves a model as a whole, see ``seed_variance``; 0: not known.
+        doubt: (L,) variance of ``by_seeds``.
+    """
+
+    mean: Array
+    users: Array
+    by_users: Array
+    by_seeds: Array
+    doubt: Array
+
+
+def differences(outcomes: Outcomes, metric: str, labels: Sequence[str], other: str) -> Differences:
+    """Return what is known of the differences of some models to another one."""
+    against = outcomes.values[other, metric]
+    difference = outcomes.matrix(metric, labels) - against[:, None]
+    known = ~np.isnan(difference)
+    n = np.maximum(np.count_nonzero(known, axis=0), 1)
+    difference[~known] = 0.0
+    mean = difference.sum(0) / n
+    squares = np.einsum("um,um->m", difference, difference) - n * mean**2
+    by_users = np.maximum(squares, 0.0) / np.maximum(n - 1, 1) / n
+
+    def moved(label: str, beside: str) -> Array:
+        mine, theirs = outcomes.seeds[label, metric], outcomes.seeds[beside, metric]
+        lent = len(mine) < 2 <= len(theirs)  # of one seed nothing is known: it is taken to move as much as the other's
+        source = beside if lent else label
+        found = np.array(seed_variance(outcomes.seeds[source, metric], outcomes.within[source, metric], len(against)))
+        return found * ([len(theirs), len(theirs) ** 2] if lent else 1)
+
+    by_seeds, doubt = np.array([moved(label, other) + moved(other, label) for label in labels]).T
+    return Differences(mean, n, by_users, by_seeds, doubt)
 
 
 def _of_one_protocol(records: Sequence[RunRecord]) -> None:

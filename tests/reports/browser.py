@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmark.audit.finding import LEVELS, Finding
+from benchmark.reports import audit
 from benchmark.reports.leaderboard import leaderboard
 from benchmark.reports.page import Section, command, page, placeholder, switch, table
 from benchmark.reports.table import Cell, Column, ComparisonTable, Row
@@ -28,6 +30,10 @@ MODELS = {
     f"evil {NASTY}": "llm",
 }
 DATASETS = ("ml-100k", "books")
+FINDINGS = [
+    Finding(level, f"A check {NASTY}", level, f"What was found: {meaning}, 12.3 %.")
+    for level, meaning in LEVELS.items()
+]
 
 
 @contextlib.contextmanager
@@ -172,7 +178,8 @@ def report() -> str:
     segments = switch("segments", "Who gains", {"by history": "by-history", "by age": "by-age"}, label="Users")
     rows = [["minilm-lora", "0.1234", "24"], [f"evil {NASTY}", "0.1300", "12"]]
     sections = [
-        Section("table", "Comparison", leaderboard(comparison(), controls=True)),
+        Section("table", "Comparison", leaderboard(comparison(), controls=True) + audit.alarm(FINDINGS, "audit")),
+        Section("audit", "Audit", audit.section(FINDINGS)),
         Section("costs", "Quality and cost", placeholder("cost", "NDCG@10 against seconds", min_width=600)),
         Section("who", "Groups of users", segments),
         Section("users", "User by user", users_section("ml-100k", list(MODELS), "NDCG@10")),
