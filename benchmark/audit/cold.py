@@ -15,7 +15,7 @@ def cold(material: Material) -> list[Finding]:
     split = material.split
     row, item, _ = material.targets("test", material.test)
     user = material.test.user.numpy()[row]
-    known_user = np.bincount(split.complete_train.user, minlength=split.n_users) > 0
+    known_user = np.bincount(split.train.user, minlength=split.n_users) > 0
     meant = {"items": "cold_items", "users": "cold_users"}
     rows = material.test
     empty = (rows.stop == rows.start).numpy()[row]

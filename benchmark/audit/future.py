@@ -57,12 +57,15 @@ def histories(material: Material) -> list[Finding]:
         f"All {entries:,} history entries of the {rows:,} judged rows (validation and test, newest {LONGEST} of each) "
         f"are strictly older than their targets, and so are {seen:,} entries of training windows."
     )
+    if note := material.data.dataset.steps[0].note:
+        told = f"{said} That holds of the order in which the source gives them: {note}."
+        return [Finding(CHECK, HISTORIES, "warning", told, numbers)]
     return [Finding(CHECK, HISTORIES, "fine", said, numbers)]
 
 
 def training(material: Material) -> list[Finding]:
     """Check how much of the training part is newer than what is tested."""
-    train, test = material.split.complete_train, material.split.test
+    train, test = material.split.train, material.split.test
     kind = material.experiment.task.split.kind
     if train.time is None or test.time is None:
         said = "The data has no timestamps, so whether training saw the future of the test cannot be told."
@@ -75,8 +78,7 @@ def training(material: Material) -> list[Finding]:
     newest = np.full(material.split.n_users, -np.inf)
     np.maximum.at(newest, train.user, train.time)
     own = float((newest > first)[users].mean())
-    # times that tell an order alone cannot be compared between users
-    comparable = getattr(material.split, "clock", "time") == "time"
+    comparable = material.split.clock == "time"
     shared = float((train.time > test.time.min()).mean()) if comparable else 0.0
     numbers: dict[str, float] = {"users": len(users), "users_share": own} | (
         {"training_share": shared} if comparable else {}

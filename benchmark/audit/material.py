@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -51,24 +52,33 @@ class Material:
     def ranking(self) -> bool:
         return self.experiment.task.kind == "ranking"
 
-    @cached_property
-    def _module(self) -> RecDataModule:
-        return RecDataModule(self.split, self.experiment.task, BatchSpec("pointwise", max_history=LONGEST))
+    def _rows(self, part: Literal["valid", "test"], draws: int | None = None) -> EvalRows:
+        """Return the judged rows of a part; of several draws of candidates, the first ``draws``."""
+        task = self.experiment.task
+        if draws is not None and task.candidates.kind == "sampled":
+            drawn = task.candidates.model_copy(update={"draws": draws})
+            task = task.model_copy(update={"candidates": drawn})
+        return RecDataModule(self.split, task, BatchSpec("pointwise", max_history=LONGEST)).rows(part)
 
     @cached_property
     def valid(self) -> EvalRows:
-        """The judged rows of the validation part."""
-        return self._module.rows("valid")
+        """The judged rows of the validation part; of several draws of candidates, the first."""
+        return self._rows("valid", 1)
 
     @cached_property
     def test(self) -> EvalRows:
-        """The judged rows of the test part."""
-        return self._module.rows("test")
+        """The judged rows of the test part; of several draws of candidates, the first."""
+        return self._rows("test", 1)
+
+    @cached_property
+    def drawn(self) -> EvalRows:
+        """The judged rows of the test part with all draws of candidates."""
+        return self._rows("test")
 
     @cached_property
     def popularity(self) -> np.ndarray:
         """(n_items,) training interactions of each item."""
-        return np.bincount(self.split.complete_train.item, minlength=self.split.n_items)
+        return np.bincount(self.split.train.item, minlength=self.split.n_items)
 
     @cached_property
     def groups(self) -> dict[str, str]:

@@ -76,12 +76,13 @@ def _ranking(material: Material, labels: list[str]) -> list[Finding]:
 
 def _alone(material: Material, metric: str) -> tuple[float, np.ndarray]:
     """Return the metric of the ranking by popularity, and the users (ids) it was computed for."""
-    rows = material.test
+    rows = material.drawn
     _, order = np.unique(material.popularity, return_inverse=True)  # no count is too large for float32 then
     weight = torch.from_numpy(order).float()
     values = []
     step = max(1, _CELLS // material.split.n_items)
-    for index in material.sampled.split(step):
+    draws = [material.sampled + number * rows.n_judged for number in range(rows.draws)]
+    for index in torch.cat(draws).split(step):
         batch = rows[index]
         assert batch.relevant is not None
         assert batch.excluded is not None
@@ -92,7 +93,8 @@ def _alone(material: Material, metric: str) -> tuple[float, np.ndarray]:
             counts.above.numpy(), counts.ties.numpy(), relevant.offsets.numpy(), counts.n_candidates.numpy()
         )
         values.append(ranking_metric(parse_metric(metric), ranks))
-    return mean(np.concatenate(values)), rows.user[material.sampled].numpy()
+    of_users = np.concatenate(values).reshape(rows.draws, -1).mean(0)
+    return mean(of_users), rows.user[material.sampled].numpy()
 
 
 def _correlations(material: Material, labels: list[str], judged: np.ndarray) -> dict[str, float]:
@@ -117,7 +119,7 @@ def _correlations(material: Material, labels: list[str], judged: np.ndarray) -> 
 
 def _preference(material: Material, labels: list[str]) -> list[Finding]:
     """Compare AUCs above .5 with that of the items' mean label in training, drawn towards the mean of all."""
-    rows, train = material.test, material.split.complete_train
+    rows, train = material.test, material.split.train
     assert rows.candidates is not None
     assert rows.label is not None
     label = likes(train, material.experiment.task)

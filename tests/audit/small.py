@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -49,6 +49,8 @@ def material(
     items: pl.DataFrame | None = None,
     task: Mapping[str, Any] | None = None,
     models: Mapping[str, Any] | None = None,
+    clock: Literal["time", "order"] = "time",
+    note: str = "",
     **settings: Any,
 ) -> Material:
     """Return what the checks look at, on data alone: a clean ranking after one global point in time by default."""
@@ -62,7 +64,9 @@ def material(
             **settings,
         }
     )
-    dataset = canonical("small", frame() if rows is None else rows, titles() if items is None else items)
+    dataset = canonical(
+        "small", frame() if rows is None else rows, titles() if items is None else items, clock=clock, note=note
+    )
     parts = split(dataset, experiment.task.split)
     data = PreparedData(dataset, parts, "d" * 64, "e" * 64, 0.0)
     return Material(experiment, data, Outcomes(experiment.task.metrics), root)

@@ -86,10 +86,34 @@ def test_one_late_training_row_of_a_given_split_is_found(tmp_path: Path) -> None
 
 
 def test_times_that_tell_an_order_alone_are_compared_within_a_user(tmp_path: Path) -> None:
-    found = material(tmp_path, one_after_the_other(), task={"split": {"kind": "leave_last_out"}})
-    assert only(training(found)).level == "warning"
-    object.__setattr__(found.split, "clock", "order")
-    finding = only(training(found))
+    rows, task = one_after_the_other(), {"split": {"kind": "leave_last_out"}}
+    assert only(training(material(tmp_path, rows, task=task))).level == "warning"
+    finding = only(training(material(tmp_path, rows, task=task, clock="order")))
     assert finding.level == "fine"
     assert "training_share" not in finding.numbers
     assert "Times of different users cannot be compared" in finding.said
+
+
+def test_what_the_source_says_of_its_order_is_passed_on(tmp_path: Path) -> None:
+    finding = only(histories(material(tmp_path, note="7 rows have earlier ones of their very second in the history")))
+    assert finding.level == "warning"
+    assert "the order in which the source gives them: 7 rows have earlier ones of their very second" in finding.said
+
+
+def test_of_several_draws_of_candidates_each_history_counts_once(tmp_path: Path) -> None:
+    one, many = (
+        only(histories(material(tmp_path, task={"candidates": {"kind": "sampled", "n": 5, "draws": draws}})))
+        for draws in (1, 4)
+    )
+    assert many.numbers == one.numbers
+    assert many.level == "fine"
+
+
+def test_rows_that_are_known_only_are_no_training(tmp_path: Path) -> None:
+    """Of the last users everything but the last item is known, which is newer than what others do in the test."""
+    newest = pl.col("timestamp") == pl.col("timestamp").max().over("user_id")
+    judged = pl.col("user_id") >= "u050"
+    parts = pl.when(~judged).then(pl.lit("train")).when(newest).then(pl.lit("test")).otherwise(pl.lit("known"))
+    rows = frame().with_columns(part=pl.when(pl.col("user_id") == "u049").then(pl.lit("valid")).otherwise(parts))
+    rows = rows.with_columns(timestamp=pl.col("timestamp") + 1e6 * (pl.col("user_id") >= "u050"))
+    assert only(training(material(tmp_path, rows, task={"split": {"kind": "predefined"}}))).level == "fine"

@@ -117,10 +117,11 @@ def test_a_score_that_popularity_explains(tmp_path: Path) -> None:
     assert own.numbers["share"] < 0.8
 
 
-def test_popularity_alone_is_what_the_popularity_row_measures(tmp_path: Path) -> None:
+@pytest.mark.parametrize("draws", [1, 5])
+def test_popularity_alone_is_what_the_popularity_row_measures(draws: int, tmp_path: Path) -> None:
     root = tmp_path / "runs"
     rows = frame(users=80, skew=1.0)
-    finding = real(tmp_path, rows, MODELS, candidates={"kind": "sampled", "n": 15})
+    finding = real(tmp_path, rows, MODELS, candidates={"kind": "sampled", "n": 15, "draws": draws})
     record = next(p for p in root.glob("*/record.json") if '"label": "popularity"' in p.read_text())
     assert finding.numbers["alone"] == pytest.approx(json.loads(record.read_text())["metrics"]["test"]["ndcg@10"])
 
