@@ -79,6 +79,7 @@ class LightGCN(Recommender):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         assert batch.item is not None
         assert batch.negative is not None
+        self._final = None  # AdamW's fused step is not counted in the version of what it changes
         items = torch.cat([batch.item.unsqueeze(1), batch.negative], 1) + self.n_users
         nodes = torch.cat([batch.user.unsqueeze(1), items], 1)
         x = F.embedding(nodes, self.propagate())
@@ -96,7 +97,7 @@ class LightGCN(Recommender):
 
     def _nodes(self) -> Tensor:
         """Return (n_users + n_items, d), propagated once until the weights change."""
-        state = self.node.weight._version, self.device  # training and loading change it
+        state = self.node.weight._version, self.device  # loading changes it
         if self._final is None or self._final[0] != state:
             self._final = state, self.propagate().detach()
         return self._final[1]
