@@ -277,8 +277,9 @@ def report(
 ) -> None:
     """Write report.html: one page, whole in itself, to sort, filter and look into; nothing is run.
 
-    Leaderboard, quality against cost, seeds, learning curves, what a sweep found, user segments, any two models user by
-    user with examples, and every run with the command that repeats it. The tables are rebuilt with it.
+    Leaderboard, learning curves over training size, quality against cost, seeds, training curves, what a sweep found,
+    user segments, any two models user by user with examples, and every run with the command that repeats it. The tables
+    are rebuilt with it.
     """
     console = _console()
     from benchmark.experiment import grids
