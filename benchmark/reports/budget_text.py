@@ -30,13 +30,17 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
+def p_text(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {number(p, 3)}"
+
+
 def gap_text(gap: Gap) -> str:
     """Return "ahead of ease by 0.012 [0.003, 0.021], p = 0.010, told apart"."""
     ahead = gap.ahead >= 0
     low, high = (gap.low, gap.high) if ahead else (-gap.high, -gap.low)
     told = "told apart" if gap.told else "not told apart"
     size = f"{number(abs(gap.ahead), 3)} [{number(low, 3)}, {number(high, 3)}]"
-    return f"{'ahead of' if ahead else 'behind'} {gap.other} by {size}, {told} (p = {number(gap.p, 3)})"
+    return f"{'ahead of' if ahead else 'behind'} {gap.other} by {size}, {told} (p {p_text(gap.p)})"
 
 
 def doubt(crossing: Crossing) -> str:
@@ -149,7 +153,7 @@ def grid(curves: Sequence[Family]) -> tuple[list[str], list[tuple[str, list[list
 def gap_rows(contest: Contest) -> tuple[list[str], list[list[str]]]:
     """Return the headings and a row a budget: how far a language model is ahead of the best classical model."""
     rows = [
-        [f"{g.n:,}", g.other, f"{g.ahead:+.4f}", f"[{number(g.low, 3)}, {number(g.high, 3)}]", number(g.p, 3)]
+        [f"{g.n:,}", g.other, f"{g.ahead:+.4f}", f"[{number(g.low, 3)}, {number(g.high, 3)}]", p_text(g.p).removeprefix("= ")]
         for g in contest.gaps
     ]
     return ["Interactions", "Best classical", "Ahead by", "95 % interval", "p"], rows
