@@ -145,7 +145,7 @@ def interactive(curves: Sequence[Family], pairs: Sequence[Contest], metric_title
                 "color": VERMILLION,
                 "line": {"width": 2, "color": VERMILLION},
             },
-            name="curves cross (star: with the best classical one)",
+            name="curves cross",
             hovertemplate="%{text}<extra></extra>",
         )
     ends = [float(np.log10(every[0])) - 0.06, float(np.log10(every[-1])) + 0.06]

@@ -53,6 +53,13 @@ def write_page(p: Part, table: ComparisonTable, folder: Path) -> list[Path]:
     return [_written(folder / "learning_curve.html", shell.page(f"Learning curves: {table.name}", sections, figures))]
 
 
+def first_figure(p: Part, table: ComparisonTable) -> Figure:
+    """Return the figure of the first metric of a part with curves; raises as ``section`` does."""
+    metric = p.outcomes.metrics[0]
+    curves = families(p, table, metric)
+    return interactive(curves, contests(p, curves, metric), title(metric))
+
+
 def section(p: Part, table: ComparisonTable, prefix: str = "") -> tuple[str, dict[str, Figure]]:
     """Return the body of a section with all metrics, and its figures by id; ids begin with ``prefix``.
 
@@ -86,7 +93,11 @@ def section(p: Part, table: ComparisonTable, prefix: str = "") -> tuple[str, dic
         )
     height = max(int(figure.layout.height) for figure in figures.values())
     place = switch(f"{prefix}budgets-figure", "A metric by training interactions", ids, height=height)
-    bands = "<p>Bands are 95 % intervals over users of the language models; those of the others are in the tables.</p>"
+    bands = (
+        "<p>Bands are 95 % intervals over users of the language models; those of the others are in the tables. Circles: "
+        "a language model and a classical one cross; a star: it crosses the best classical one, filled where the two are "
+        "told apart on both sides. A level is a model with one budget.</p>"
+    )
     return "\n".join([place, bands, *told, f"<p>{html.escape(NOTE)}</p>"]), figures
 
 

@@ -93,7 +93,7 @@ def figures_of(parts: Sequence[Part]) -> dict[str, Any]:
         if (curve := draw.curves(p, metric)) is not None:
             out[f"{several}Training curves"] = curve
         if has_curves(p):
-            out[f"{several}{learning_curve.HEADING}"] = next(iter(learning_curve.section(p, one)[1].values()))
+            out[f"{several}{learning_curve.HEADING}"] = learning_curve.first_figure(p, one)
     return out
 
 
