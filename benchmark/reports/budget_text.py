@@ -13,11 +13,11 @@ from benchmark.reports.render import interval, number
 from benchmark.reports.table import ComparisonTable
 
 NOTE = (
-    "Of one budget all models learned from the very same interactions: one sample, so what another sample would give is "
-    "in no interval. Differences are paired over users, their 95 % "
-    "intervals by resampling users; p counts users and seeds and is not corrected for the number of comparisons. The "
-    "best classical model of a budget is picked by looking, so it is best by luck too. Between budgets lines run over "
-    "the logarithm of the number of interactions: where two cross is read off them."
+    "Of one budget all models learned from the very same interactions: one sample, so that what another sample would "
+    "give is in no interval. Differences are paired over users, their 95 % intervals by resampling users; p counts users "
+    "and seeds and is not corrected for the number of comparisons. The best classical model of a budget is picked by "
+    "looking, so it is best by luck too. Between budgets lines run over the logarithm of the number of interactions: "
+    "where two cross is read off them."
 )
 
 
@@ -153,10 +153,10 @@ def grid(curves: Sequence[Family]) -> tuple[list[str], list[tuple[str, list[list
 
 def gap_rows(contest: Contest) -> tuple[list[str], list[list[str]]]:
     """Return the headings and a row a budget: how far a language model is ahead of the best classical model."""
-    rows = [
-        [f"{g.n:,}", g.other, f"{g.ahead:+.4f}", f"[{number(g.low, 3)}, {number(g.high, 3)}]", p_text(g.p).removeprefix("= ")]
-        for g in contest.gaps
-    ]
+    rows = []
+    for g in contest.gaps:
+        span = f"[{number(g.low, 3)}, {number(g.high, 3)}]"
+        rows.append([f"{g.n:,}", g.other, f"{g.ahead:+.4f}", span, p_text(g.p).removeprefix("= ")])
     return ["Interactions", "Best classical", "Ahead by", "95 % interval", "p"], rows
 
 

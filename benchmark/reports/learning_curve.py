@@ -94,9 +94,9 @@ def section(p: Part, table: ComparisonTable, prefix: str = "") -> tuple[str, dic
     height = max(int(figure.layout.height) for figure in figures.values())
     place = switch(f"{prefix}budgets-figure", "A metric by training interactions", ids, height=height)
     bands = (
-        "<p>Bands are 95 % intervals over users of the language models; those of the others are in the tables. Circles: "
-        "a language model and a classical one cross; a star: it crosses the best classical one, filled where the two are "
-        "told apart on both sides. A level is a model with one budget.</p>"
+        "<p>Bands are 95 % intervals over users of the language models; those of the others are in the tables. "
+        "Circles: a language model and a classical one cross; a star: it crosses the best classical one, filled where "
+        "the two are told apart on both sides. A dotted level is a model with one budget.</p>"
     )
     return "\n".join([place, bands, *told, f"<p>{html.escape(NOTE)}</p>"]), figures
 
