@@ -189,7 +189,7 @@ def still(curves: Sequence[Family], pairs: Sequence[Contest], metric_title: str,
                 markersize=7 if strong else 4, linestyle=LINE_STYLES[look.dash if family.is_curve else "dot"],
                 marker=MARKERS[look.shape] if family.is_curve else "",
             )  # fmt: skip
-            ends[family.name] = y[-1]
+            ends[family.name] = x[-1], y[-1]
         for mark in marks(curves, pairs):
             axes.plot(
                 mark.n, mark.value, "*" if mark.best else "o", markersize=15 if mark.best else 8, color=VERMILLION,
@@ -199,11 +199,11 @@ def still(curves: Sequence[Family], pairs: Sequence[Contest], metric_title: str,
         axes.set_xticks(every, [f"{n:,}" for n in every])
         axes.minorticks_off()
         bottom, top = axes.get_ylim()
-        places = spread(ends, (top - bottom) / 27)
+        places = spread({name: y_end for name, (_, y_end) in ends.items()}, (top - bottom) / 27)
         room = every[-1] / every[0]
-        for name, y_end in ends.items():
+        for name, end in ends.items():
             axes.annotate(
-                name, (every[-1], y_end), (every[-1] * room**0.05, places[name]), color=INK, va="center",
+                name, end, (every[-1] * room**0.05, places[name]), color=INK, va="center",
                 fontweight="bold" if drawn[name].width > 3 else "normal", fontsize=9.5, annotation_clip=False,
                 arrowprops={"arrowstyle": "-", "color": drawn[name].color, "linewidth": 0.7, "shrinkB": 4},
             )  # fmt: skip

@@ -15,9 +15,9 @@ from benchmark.reports.table import ComparisonTable
 NOTE = (
     "Of one budget all models learned from the very same interactions: one sample, so that what another sample would "
     "give is in no interval. Differences are paired over users, their 95 % intervals by resampling users; p counts "
-    "users and seeds and is not corrected for the number of comparisons. The best classical model of a budget is picked "
-    "by looking, so it is best by luck too. Between budgets lines run over the logarithm of the number of interactions: "
-    "where two cross is read off them."
+    "users and seeds and is not corrected for the number of comparisons. The best classical model of a budget is "
+    "picked by looking, so it is best by luck too. Between budgets lines run over the logarithm of the number of "
+    "interactions: where two cross is read off them."
 )
 
 

@@ -39,7 +39,8 @@ def write(p: Part, table: ComparisonTable, folder: Path) -> list[Path]:
     if files and find_spec("matplotlib"):
         metric = p.outcomes.metrics[0]
         curves = families(p, table, metric)
-        head = f"{title(metric)} by training size: {p.dataset}, band: 95 % interval over users"
+        source = p.experiment.dataset.source.source
+        head = f"{title(metric)} by training size, {source}; band: 95 % interval over users"
         files["learning_curve.svg"] = still(curves, contests(p, curves, metric), title(metric), head)
     return [_written(folder / name, content) for name, content in files.items()]
 
