@@ -58,12 +58,12 @@ def best_sentences(contest: Contest) -> list[str]:
     gaps, n_last = contest.gaps, contest.gaps[-1].n
     stretches = [[gap for gap, _ in some] for _, some in groupby(zip(gaps, contest.signs, strict=True), lambda s: s[1])]
     if len(stretches) == 1:
-        where = f"at every budget from {gaps[0].n:,} to {n_last:,} interactions"
+        several = f"every budget from {gaps[0].n:,} to {n_last:,}" if len(gaps) > 1 else f"{n_last:,}"
+        where = f"at {several} interactions"
         how = {1: "ahead of every classical model", 0: "level with the best classical model"}
         told = how.get(contest.signs[0], "behind the best classical model")
-        said = f"{contest.name} is {told} {where}: the curves never cross."
-        ends = [gaps[0], *([gaps[-1]] if len(gaps) > 1 else [])]
-        return [f"{said} {_ends(ends)}"]
+        never = ": the curves never cross" if len(gaps) > 1 else ""
+        return [f"{contest.name} is {told} {where}{never}. {_ends([gaps[0], *gaps[1:][-1:]])}"]
     parts = []
     for i, some in enumerate(stretches):
         first, last = some[0].n, some[-1].n
