@@ -63,7 +63,9 @@ def best_sentences(contest: Contest) -> list[str]:
         how = {1: "ahead of every classical model", 0: "level with the best classical model"}
         told = how.get(contest.signs[0], "behind the best classical model")
         never = ": the curves never cross" if len(gaps) > 1 else ""
-        return [f"{contest.name} is {told} {where}{never}. {_ends([gaps[0], *gaps[1:][-1:]])}"]
+        apart = listed([f"{gap.n:,}" for gap in gaps if gap.told]) or "no budget"
+        ends = _ends([gaps[0], *gaps[1:][-1:]])
+        return [f"{contest.name} is {told} {where}{never}. {ends} The two can be told apart at {apart}."]
     parts = []
     for i, some in enumerate(stretches):
         first, last = some[0].n, some[-1].n
@@ -95,12 +97,19 @@ def _ends(gaps: Sequence[Gap]) -> str:
 def pair_sentences(name: str, pairs: Sequence[Contest]) -> list[str]:
     """Return where a language model and each classical model cross, and who is ahead all the way of the others."""
     mine = [pair for pair in pairs if pair.name == name]
-    out = []
+    met = [crossing for pair in mine for crossing in pair.crossings]
+    doubted = [crossing for crossing in met if not crossing.certain]
+    clauses = []
     for pair in mine:
-        for crossing in pair.crossings:
+        words = []
+        for i, crossing in enumerate(pair.crossings):
             verb = "overtakes" if crossing.up else "falls behind"
-            sure = "" if crossing.certain else " (uncertain)"
-            out.append(f"{name} {verb} {pair.other} near {rounded(crossing.n)}{sure}.")
+            sure = " (uncertain)" if not crossing.certain and len(doubted) < len(met) else ""
+            words.append(f"{verb} {'it' if i else pair.other} near {rounded(crossing.n)}{sure}")
+        clauses += [listed(words)] if words else []
+    out = [f"{name} {'; '.join(clauses)}."] if clauses else []
+    if doubted and len(doubted) == len(met):
+        out.append("No crossing is certain." if len(met) > 1 else "That crossing is uncertain.")
     always = {
         sign: [pair.other for pair in mine if not pair.crossings and pair.signs and pair.signs[0] == sign]
         for sign in (1, -1)

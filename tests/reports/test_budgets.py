@@ -232,7 +232,14 @@ def test_an_uncertain_crossing_says_so() -> None:
     (neither,) = best_sentences(contest(gap(1000, 0.03, told=False), gap(10_000, -0.02, told=False)))
     assert neither.endswith("That crossing is uncertain: on neither side can the two be told apart.")
     assert pair_sentences("llm", [contest(gap(1000, 0.03), gap(10_000, -0.02, told=False), other="mf")]) == [
-        "llm falls behind mf near 4,000 (uncertain)."
+        "llm falls behind mf near 4,000.",
+        "That crossing is uncertain.",
+    ]
+    sure = contest(
+        gap(100, -0.03, other="als"), gap(1000, 0.03, other="als"), gap(10_000, -0.03, other="als"), other="als"
+    )
+    assert pair_sentences("llm", [contest(gap(1000, 0.03), gap(10_000, -0.02, told=False), other="mf"), sure]) == [
+        "llm falls behind mf near 4,000 (uncertain); overtakes als near 320 and falls behind it near 3,200."
     ]
 
 
@@ -242,6 +249,7 @@ def test_curves_that_never_cross_in_words() -> None:
         "llm is behind the best classical model at every budget from 1,000 to 10,000 interactions: the curves never "
         "cross. At 1,000 it is behind ease by 0.030 [0.020, 0.040], told apart (p = 0.010); at 10,000"
     )
+    assert said.endswith("not told apart (p = 0.400). The two can be told apart at 1,000.")
     (said,) = best_sentences(contest(gap(1000, 0.03), gap(10_000, 0.02)))
     assert said.startswith("llm is ahead of every classical model at every budget")
 
