@@ -277,8 +277,9 @@ def report(
 ) -> None:
     """Write report.html: one page, whole in itself, to sort, filter and look into; nothing is run.
 
-    Leaderboard, audit, quality against cost, seeds, learning curves, what a sweep found, user segments, any two models
-    user by user with examples, and every run with the command that repeats it. The tables are rebuilt with it.
+    Leaderboard, audit, learning curves over training size, quality against cost, seeds, training curves, what a sweep
+    found, user segments, any two models user by user with examples, and every run with the command that repeats it. The
+    tables are rebuilt with it.
     """
     console = _console()
     from benchmark.audit.audit import audit as audit_of

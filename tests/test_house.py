@@ -42,6 +42,7 @@ OPTIONAL = {
     "xgboost",
     "optuna",
     "plotly",
+    "matplotlib",
     "pynvml",
     "ray",
     "sqlalchemy",

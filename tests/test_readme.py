@@ -152,3 +152,10 @@ def test_the_tables_are_those_under_results(name: str) -> None:
     committed = subprocess.run(["git", "show", f"HEAD:results/{name}"], cwd=ROOT, capture_output=True, text=True)
     versions = [file.read_text(encoding="utf-8").strip(), committed.stdout.strip()]
     assert any(version and version in TEXT for version in versions)
+
+
+def test_what_is_quoted_of_the_learning_curves_is_what_the_records_gave() -> None:
+    quoted = re.findall(r"^> - (.+)$", TEXT, re.MULTILINE)
+    assert quoted
+    told = (ROOT / "results" / "learning_curve" / "learning_curve.md").read_text(encoding="utf-8").splitlines()
+    assert [line for line in quoted if f"- {line}" not in told] == []

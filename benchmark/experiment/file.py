@@ -78,6 +78,7 @@ def _grid(plain: dict[str, Any], path: Path) -> list[dict[str, Any]]:
     """Return one experiment a data set, with one row a model and budget: lists of them multiply.
 
     ``datasets:`` takes the place of ``dataset:``; ``limit_train:`` stands at a model, or above for all that have none.
+    The rows of one list of budgets are a family, called what the model is called in the file.
     """
     plain = dict(plain)
     if "limit_train" in plain:
@@ -93,7 +94,8 @@ def _grid(plain: dict[str, Any], path: Path) -> list[dict[str, Any]]:
         if not budgets or len(set(map(str, budgets))) < len(budgets):
             found = "is empty" if not budgets else "names a budget twice"
             raise InputError(f"{path}: models.{label}.limit_train: the list {found}")
-        models |= {f"{label}-{'all' if n is None else n}": {**entry, "limit_train": n} for n in budgets}
+        family = {"family": label, **entry}
+        models |= {f"{label}-{'all' if n is None else n}": {**family, "limit_train": n} for n in budgets}
     if models:
         plain["models"] = models
     if "datasets" not in plain:

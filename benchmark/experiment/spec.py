@@ -94,6 +94,10 @@ class ModelEntry(_Strict):
         gt=0,
         description="Few-shot: train on so many interactions, the same for every model (whole users in a ranking).",
     )
+    family: str | None = Field(
+        None,
+        description="Rows of one family are one model at several budgets, a learning curve; a list of budgets sets it.",
+    )
     search: dict[str, Dimension] = Field(
         default_factory=dict,
         description="Hyper-parameters that `levelfield sweep` searches, by their path: peft.rank, trainer.max_epochs.",
@@ -156,6 +160,20 @@ class Experiment(_Strict):
             if label not in self.models:
                 raise ValueError(f"report.proposed: no model '{label}'{nearest(label, self.models)}")
         return self
+
+    @field_validator("models")
+    @classmethod
+    def _families(cls, models: dict[str, ModelEntry]) -> dict[str, ModelEntry]:
+        seen: dict[tuple[str, int | None], str] = {}
+        classes: dict[str, str] = {}
+        for label, entry in models.items():
+            if entry.family is None:
+                continue
+            if (other := seen.setdefault((entry.family, entry.limit_train), label)) != label:
+                raise ValueError(f"'{label}' and '{other}' are of family '{entry.family}' and of one budget")
+            if classes.setdefault(entry.family, entry.class_path) != entry.class_path:
+                raise ValueError(f"family '{entry.family}' is of two classes; expected one model at several budgets")
+        return models
 
     @property
     def part(self) -> str:

@@ -13,8 +13,9 @@ from markupsafe import Markup
 from benchmark.audit.finding import Finding
 from benchmark.data.schema import SplitData
 from benchmark.experiment import LLM
-from benchmark.reports import audit
+from benchmark.reports import audit, learning_curve
 from benchmark.reports import report_figures as draw
+from benchmark.reports.budgets import has_curves
 from benchmark.reports.comparison import reference_of
 from benchmark.reports.leaderboard import leaderboard
 from benchmark.reports.manifest import repeat_command
@@ -96,7 +97,9 @@ def figures_of(parts: Sequence[Part]) -> dict[str, Any]:
             out[f"{several}Quality against cost"] = draw.quality_against_cost(one, metric, cost)
         out[f"{several}Seeds and intervals"] = draw.seeds(p, one, metric)
         if (curve := draw.curves(p, metric)) is not None:
-            out[f"{several}Learning curves"] = curve
+            out[f"{several}Training curves"] = curve
+        if has_curves(p):
+            out[f"{several}{learning_curve.HEADING}"] = learning_curve.first_figure(p, one)
     return out
 
 
@@ -124,6 +127,10 @@ def _chapter(
 
     if chapter.findings:
         section("audit", "Audit", audit.section(chapter.findings))
+    if has_curves(p):
+        shown, drawn = learning_curve.section(p, one, prefix)
+        figures.update(drawn)
+        section("budgets", learning_curve.HEADING, shown)
     if p.outcomes.labels and metrics:
         against = {
             f"{title(m)} against {COSTS_IN_WORDS[c]}": draw.quality_against_cost(one, m, c)
@@ -142,7 +149,7 @@ def _chapter(
         curves = {title(m): curve for m in metrics if (curve := draw.curves(p, m)) is not None}
         if curves:
             note = "<p>On the validation part, from which the best epoch is chosen. Faint lines are further seeds.</p>"
-            section("curves", "Learning curves", choice("curves", "A metric, epoch by epoch", curves) + note)
+            section("curves", "Training curves", choice("curves", "A metric, epoch by epoch", curves) + note)
     if chapter.studies:
         section("search", "Search", _search(chapter.studies, prefix, figures))
     if found := segmentations(p, chapter.split):

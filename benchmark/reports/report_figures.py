@@ -1,4 +1,4 @@
-"""The figures of a report: quality against cost, seeds and intervals, learning curves, user segments."""
+"""The figures of a report: quality against cost, seeds and intervals, training curves, user segments."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PALE_TO_BETTER = [[0.0, "#f4f7fa"], [1.0, SKY]]
 ENOUGH = 10  # users or items of a segment whose numbers count for the scale of the colours
 
 
-def _figure(height: int) -> Figure:
+def bare_figure(height: int) -> Figure:
     try:
         from plotly.graph_objects import Figure
     except ImportError:
@@ -44,7 +44,7 @@ def _figure(height: int) -> Figure:
     return Figure(layout={"template": LIGHT, "height": height})
 
 
-def _plain(label: str) -> str:
+def plain(label: str) -> str:
     return html.escape(label, quote=False)  # Plotly reads tags in its texts
 
 
@@ -74,7 +74,7 @@ def pareto(points: Sequence[tuple[float, float]], higher: bool) -> list[int]:
 
 def quality_against_cost(table: ComparisonTable, metric: str, cost: str) -> Figure:
     """Return points (cost, quality) with intervals over users, and the Pareto front; ``table`` has one data set."""
-    figure = _figure(480)
+    figure = bare_figure(480)
     groups = _rows(table, metric, cost)
     every = [(row, cells) for rows in groups.values() for row, cells in rows]
     told, x_title = title(metric), COSTS_IN_WORDS[cost]
@@ -95,7 +95,7 @@ def quality_against_cost(table: ComparisonTable, metric: str, cost: str) -> Figu
             x=[_visible(cells[1].mean) for _, cells in rows],
             y=[cells[0].mean for _, cells in rows],
             error_y={"type": "data", "array": high, "arrayminus": low, "thickness": 1, "width": 0},
-            text=[_plain(row.label) for row, _ in rows],
+            text=[plain(row.label) for row, _ in rows],
             mode="markers+text",
             cliponaxis=False,
             textposition="top center",
@@ -124,13 +124,13 @@ def seeds(p: Part, table: ComparisonTable, metric: str) -> Figure:
     higher = higher_is_better(parse_metric(metric).name)
     every = [row.label for rows in groups.values() for row, cells in rows]
     means = {row.label: cells[0].mean for rows in groups.values() for row, cells in rows}
-    figure = _figure(120 + 26 * len(every))
+    figure = bare_figure(120 + 26 * len(every))
     for group, rows in groups.items():
         color, symbol = LOOKS[group]
         low, high = _errors([cells[0] for _, cells in rows])
         figure.add_scatter(
             x=[cells[0].mean for _, cells in rows],
-            y=[_plain(row.label) for row, _ in rows],
+            y=[plain(row.label) for row, _ in rows],
             error_x={"type": "data", "array": high, "arrayminus": low, "thickness": 1.5, "width": 4},
             mode="markers",
             marker={"color": color, "symbol": symbol, "size": 10},
@@ -140,20 +140,20 @@ def seeds(p: Part, table: ComparisonTable, metric: str) -> Figure:
     points = [(label, value) for label in every for value in p.outcomes.seeds.get((label, metric), [])]
     figure.add_scatter(
         x=[value for _, value in points],
-        y=[_plain(label) for label, _ in points],
+        y=[plain(label) for label, _ in points],
         mode="markers",
         marker={"color": "rgba(0,0,0,0)", "symbol": "circle", "size": 8, "line": {"width": 1.5, "color": GREY}},
         name="one seed",
         hovertemplate="%{y}: one seed %{x:.4f}<extra></extra>",
     )
     order = sorted(every, key=lambda label: means[label] if higher else -means[label])
-    figure.update_yaxes(categoryorder="array", categoryarray=[_plain(label) for label in order])
+    figure.update_yaxes(categoryorder="array", categoryarray=[plain(label) for label in order])
     return figure.update_xaxes(title_text=f"{title(metric)}, 95 % interval over users")
 
 
 def curves(p: Part, metric: str) -> Figure | None:
     """Return the validation metric by epoch, a line a model (its first seed strong, the others faint); None of none."""
-    figure = _figure(480)
+    figure = bare_figure(480)
     drawn = 0
     for label in p.experiment.models:
         records = [r for r in p.finished(label) if len(r.curve) > 1]
@@ -167,7 +167,7 @@ def curves(p: Part, metric: str) -> Figure | None:
                 line={**look, "width": 1 if i else 2.5},
                 marker={"size": 4},
                 opacity=0.6 if i else 1,
-                name=_plain(label),
+                name=plain(label),
                 legendgroup=label,
                 showlegend=not i,
                 hovertemplate=f"%{{fullData.name}}, seed {record.seed}, epoch %{{x}}: %{{y:.4f}}<extra></extra>",
@@ -183,7 +183,7 @@ def curves(p: Part, metric: str) -> Figure | None:
 def segments(found: Segmentation) -> Figure:
     """Return a map, models by segments, of the metric; darker is better, the number stands in it."""
     values = np.array(found.values)
-    figure = _figure(90 + 26 * len(found.labels))
+    figure = bare_figure(90 + 26 * len(found.labels))
     enough = [j for j, n in enumerate(found.sizes) if n >= ENOUGH] or range(len(found.sizes))
     seen = values[:, list(enough)]
     told = [[number(v, 3) if np.isfinite(v) else "–" for v in row] for row in values]
@@ -191,7 +191,7 @@ def segments(found: Segmentation) -> Figure:
     spans = [[f"[{number(a, 3)}, {number(b, 3)}]" for a, b in zip(low, high, strict=True)] for low, high in bounds]
     hover = [
         [
-            f"{_plain(label)}, {_plain(name)}: {number(values[i, j], 4)} {spans[i][j]}"
+            f"{plain(label)}, {plain(name)}: {number(values[i, j], 4)} {spans[i][j]}"
             for j, name in enumerate(found.names)
         ]
         for i, label in enumerate(found.labels)
@@ -199,10 +199,10 @@ def segments(found: Segmentation) -> Figure:
     figure.add_heatmap(
         z=values.tolist(),  # nan becomes a gap
         x=[
-            f"{_plain(name)}<br>{n:,} {found.of if n > 1 else found.of[:-1]}"
+            f"{plain(name)}<br>{n:,} {found.of if n > 1 else found.of[:-1]}"
             for name, n in zip(found.names, found.sizes, strict=True)
         ],
-        y=[_plain(label) for label in found.labels],
+        y=[plain(label) for label in found.labels],
         text=told,
         texttemplate="%{text}",
         customdata=hover,

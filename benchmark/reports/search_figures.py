@@ -1,4 +1,4 @@
-"""The figures of a search: history, learning curves, importance, parallel coordinates, slices, learning rate x rank."""
+"""The figures of a search: history, training curves, importance, parallel coordinates, slices, learning rate x rank."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def figures(study: optuna.Study) -> dict[str, Figure]:
         elif found.complete:
             out["History"] = _history(found, draw.plot_optimization_history(view, target_name=name))
         if any(len(t.intermediate_values) > 1 for t in found.of("COMPLETE", "PRUNED")):
-            out["Learning curves"] = _curves(found, draw.plot_intermediate_values(view))
+            out["Training curves"] = _curves(found, draw.plot_intermediate_values(view))
         if importance(study):
             figure = draw.plot_param_importances(view, evaluator=evaluator(found), params=varied, target_name=name)
             figure.update_traces(marker_color=BLUE).update_yaxes(title_text=None)

@@ -21,8 +21,8 @@ from benchmark.data.datamodule import RecDataModule
 from benchmark.errors import InputError
 from benchmark.evaluation.metrics import GENERATION_METRICS, parse_metric
 from benchmark.experiment import Experiment, RunSpec
+from benchmark.reports import learning_curve, render
 from benchmark.reports import manifest as manifests
-from benchmark.reports import render
 from benchmark.reports.manifest import Manifest, RunEntry
 from benchmark.reports.part import Part, part
 from benchmark.reports.table import build
@@ -121,7 +121,8 @@ def rebuilt(parts: Sequence[Part], folder: Path) -> list[Finding]:
             if a != b and not _near(a, b):
                 out.append(Finding(where, f"{key} is {a} in the manifest, the records give {b}", True))
                 break
-    for file, content in render.contents(table).items():
+    curves = learning_curve.contents(parts[0], table) if len(parts) == 1 else {}
+    for file, content in {**render.contents(table), **curves}.items():
         path = folder / file
         if path.exists() and path.read_text(encoding="utf-8") != content:
             out.append(Finding(str(path), "is not what the records give", True))

@@ -43,7 +43,7 @@ def test_a_page_of_real_runs(tiny_experiment: Path, tmp_path: Path) -> None:
     page = whole([one], table, store)
     assert page == whole([one], table, store), "byte-identical when rebuilt"
     assert sections(page) == [
-        "Leaderboard", "Quality against cost", "Seeds and intervals", "Learning curves", "User segments",
+        "Leaderboard", "Quality against cost", "Seeds and intervals", "Training curves", "User segments",
         "User by user", "Runs",
     ]  # fmt: skip
     for record in one.part.records:

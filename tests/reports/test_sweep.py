@@ -22,7 +22,7 @@ from tests.reports.browser import opened, unpacked, until
 optuna = pytest.importorskip("optuna")
 pytest.importorskip("plotly")
 RATE, RANK, KIND, LAYERS = "learning_rate", "peft.rank", "peft.kind", "peft.layers"
-FIGURES = ["History", "Learning curves", "Importance", "Parallel coordinates", "Slices", "Learning rate x rank"]
+FIGURES = ["History", "Training curves", "Importance", "Parallel coordinates", "Slices", "Learning rate x rank"]
 
 
 def value(params: dict[str, Any]) -> float:
@@ -149,11 +149,11 @@ def test_no_importance_is_told_of_too_little(case: str) -> None:
 def test_the_figures_and_their_order() -> None:
     made = study(pruned=(3,), failed=(5,))
     assert list(search_figures.figures(made)) == FIGURES
-    assert list(search_figures.figures(study(epochs=1))) == [f for f in FIGURES if f != "Learning curves"]
+    assert list(search_figures.figures(study(epochs=1))) == [f for f in FIGURES if f != "Training curves"]
     assert list(search_figures.figures(study(**SEVERAL))) == ["Pareto front", *FIGURES[2:]]
-    assert list(search_figures.figures(study(paths=(RATE,)))) == ["History", "Learning curves", "Slices"]
-    assert list(search_figures.figures(study(constant=True))) == ["History", "Learning curves", "Slices"]
-    assert list(search_figures.figures(study(**FEW["one"]))) == ["History", "Learning curves"]
+    assert list(search_figures.figures(study(paths=(RATE,)))) == ["History", "Training curves", "Slices"]
+    assert list(search_figures.figures(study(constant=True))) == ["History", "Training curves", "Slices"]
+    assert list(search_figures.figures(study(**FEW["one"]))) == ["History", "Training curves"]
     assert search_figures.figures(study(trials=3, failed=(0, 1, 2))) == {}
 
 
@@ -164,7 +164,7 @@ def test_axes_carry_the_metric_and_trials_their_slots() -> None:
     assert history.layout.yaxis.title.text == "NDCG@10"
     assert list(history.data[0].x) == [slot for i, slot in enumerate(slots) if i not in (3, 5)]
     assert history.data[-1].name == "defaults"
-    curves = drawn["Learning curves"]
+    curves = drawn["Training curves"]
     assert [t.name for t in curves.data if t.showlegend] == ["complete", "pruned", "defaults", "best"]
     assert "trial 0," in next(t.hovertemplate for t in curves.data if t.name == "defaults")
     contour = drawn["Learning rate x rank"]

@@ -110,7 +110,7 @@ def test_the_summary_run_holds_the_table_and_the_figures(file: Path, tmp_path: P
     rows = json.loads((found.parent / "files" / summary["comparison.path"]).read_text())
     assert rows["columns"][:2] == ["Model", "NDCG@10"]
     assert [row[0] for row in rows["data"]] == ["ease", "mf"]
-    assert {"Quality against cost.path", "Seeds and intervals.path", "Learning curves.path"} <= set(summary)
+    assert {"Quality against cost.path", "Seeds and intervals.path", "Training curves.path"} <= set(summary)
     artifacts = artifacts_of(found)
     assert {"table.md", "table.html", "manifest.json", "sweep.md", "trials.csv"} <= artifacts["tiny-results"]
     records = {f"{path.parent.name}.json" for path in runs.glob("*/record.json")}
