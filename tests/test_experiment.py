@@ -65,6 +65,16 @@ def test_numbers_in_scientific_notation_are_numbers(tiny_experiment: Path) -> No
         ("kind: temporal", "kind: temporel", "experiment.yaml:7: task.split: unknown kind 'temporel'; did you mean"),
         ("valid: 0.2", "valid: 1.2", "experiment.yaml:7: task.split.valid"),
         ("source: csv", "source: cvs", "experiment.yaml:3: dataset.source: unknown source 'cvs'; did you mean 'csv'?"),
+        (
+            "  metrics:",
+            "  history_holds: likes\n  metrics:",
+            "experiment.yaml:6: task: history_holds: only a preference task knows likes; filter a ranking",
+        ),
+        (
+            "  metrics:",
+            "  candidates: {kind: sampled, draws: 0}\n  metrics:",
+            "experiment.yaml:8: task.candidates.draws: should be greater than or equal to 1, found 0",
+        ),
         ("name: tiny\n", "", "name: required, and not there"),
         ("l2: 10.0", "l3: 10.0", "models.ease: unknown key 'l3'; did you mean 'l2'?"),
         ("l2: 10.0", "l2: -1", "models.ease.l2: should be greater than 0, found -1"),
