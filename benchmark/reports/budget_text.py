@@ -12,13 +12,25 @@ from benchmark.reports.part import Part
 from benchmark.reports.render import interval, number
 from benchmark.reports.table import ComparisonTable
 
-NOTE = (
-    "Of one budget all models learned from the very same interactions: one sample, so that what another sample would "
-    "give is in no interval. Differences are paired over users, their 95 % intervals by resampling users; p counts "
-    "users and seeds and is not corrected for the number of comparisons. The best classical model of a budget is "
-    "picked by looking, so it is best by luck too. Between budgets lines run over the logarithm of the number of "
-    "interactions: where two cross is read off them."
+_NOTE = (
+    "Differences are paired over users, their 95 % intervals by resampling users; p counts users and seeds and is not "
+    "corrected for the number of comparisons. The best classical model of a budget is picked by looking, so it is best "
+    "by luck too. Between budgets lines run over the logarithm of the number of interactions: where two cross is read "
+    "off them."
 )
+ONE_SAMPLE = (
+    "Of one budget all models learned from the very same interactions: one sample, so that what another sample would "
+    "give is in no interval."
+)
+OWN_SAMPLES = (
+    "Of one budget and seed all models learned from the very same interactions; each seed has its own sample, so that "
+    "the s.d. over seeds is over samples too."
+)
+
+
+def note(p: Part) -> str:
+    """Return what a reader of the curves must know."""
+    return f"{OWN_SAMPLES if p.experiment.resample_train else ONE_SAMPLE} {_NOTE}"
 
 
 def rounded(n: float) -> str:
@@ -171,7 +183,7 @@ def gap_rows(contest: Contest) -> tuple[list[str], list[list[str]]]:
 
 def markdown(p: Part, table: ComparisonTable) -> str:
     """Return learning_curve.md: of every metric the sentences, the curves as a table, the gaps to the best."""
-    lines = [f"# Learning curves over training size: {table.name}", "", *table.protocols, "", NOTE, ""]
+    lines = [f"# Learning curves over training size: {table.name}", "", *table.protocols, "", note(p), ""]
     for metric in p.outcomes.metrics:
         curves = families(p, table, metric)
         pairs = contests(p, curves, metric)

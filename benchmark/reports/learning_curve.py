@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from benchmark.evaluation.metrics import higher_is_better, parse_metric
 from benchmark.reports import page as shell
 from benchmark.reports.budget_figures import interactive, still
-from benchmark.reports.budget_text import NOTE, gap_rows, grid, markdown, sentences
+from benchmark.reports.budget_text import gap_rows, grid, markdown, note, sentences
 from benchmark.reports.budgets import against_best, contests, families, has_curves
 from benchmark.reports.names import title
 from benchmark.reports.page import Section, switch
@@ -99,7 +99,7 @@ def section(p: Part, table: ComparisonTable, prefix: str = "") -> tuple[str, dic
         "Circles: a language model and a classical one cross; a star: it crosses the best classical one, filled where "
         "the two are told apart on both sides. A dotted level is a model with one budget.</p>"
     )
-    return "\n".join([place, bands, *told, f"<p>{html.escape(NOTE)}</p>"]), figures
+    return "\n".join([place, bands, *told, f"<p>{html.escape(note(p))}</p>"]), figures
 
 
 def _written(path: Path, content: str) -> Path:

@@ -285,6 +285,9 @@ def test_the_markdown_has_every_metric_and_every_budget(tmp_path: Path) -> None:
     assert text.count("| Interactions | Best classical | Ahead by | 95 % interval | p |") == 2
     assert re.search(r"\| frozen \| – \| – \| 0\.\d{4} \[", text), "a single budget stands where it was learned"
     assert "llm falls behind mf near" in text
+    assert "one sample, so that what another sample would give is in no interval" in text
+    own = planted(tmp_path / "own", resample_train=True)
+    assert "each seed has its own sample" in markdown(own, build([own]))
 
 
 # --- drawn ------------------------------------------------------------------------------------------------------------
