@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
-from pydantic import Field
 
-from benchmark.data.schema import ITEM_ID, PART, PARTS, RATING, TIMESTAMP, TITLE, USER_ID, Dataset
-from benchmark.data.sources.canonical import canonical, check_interactions
-from benchmark.data.sources.downloads import Download, Downloaded, Pack, locate
+from benchmark.data.schema import ITEM_ID, PART, PARTS, RATING, TIMESTAMP, USER_ID, Dataset
+from benchmark.data.sources.canonical import check_interactions
+from benchmark.data.sources.downloads import Download, Pack, locate
 from benchmark.data.sources.files import read_table
+from benchmark.data.sources.rated_films import FILMS, RatedFilms, check
 from benchmark.data.sources.raw import Raw
-from benchmark.data.sources.same_second import Ties, in_order
 
 DOWNLOAD = Download(
     "collm",
@@ -23,10 +22,10 @@ DOWNLOAD = Download(
     "https://github.com/zyang1580/CoLLM/tree/48042b168bb5aa41b42e9c89e7582b718e301556",
     "the terms of MovieLens: for research, not to be passed on",
 )
-FILES = (*(f"{part}.csv.gz" for part in PARTS), "items.csv")
+FILES = (*(f"{part}.csv.gz" for part in PARTS), FILMS)
 
 
-class CoLLM(Downloaded):
+class CoLLM(RatedFilms):
     """Twenty months of MovieLens-1M, a rating above 3 a like, cut at two points in time (Zhang et al., TKDE 2025,
     arXiv 2310.19488).
 
@@ -35,11 +34,6 @@ class CoLLM(Downloaded):
     """
 
     source: Literal["collm"] = "collm"
-    ties: Ties = Field(
-        "strict",
-        description="strict: nothing of the target's own second stands in its history; published: what the files put "
-        "before it does.",
-    )
 
     def _places(self) -> dict[str, Path | Raw]:
         return locate(DOWNLOAD, self.folder, Pack(FILES))
@@ -56,18 +50,6 @@ class CoLLM(Downloaded):
         for part, file in zip(PARTS, FILES, strict=False):
             rows, origin = read_table(places[file], columns)
             check_interactions(rows, origin)
-            for column, wrong, expected in (
-                (RATING, ~rows[RATING].is_in([0.0, 1.0]), "0 or 1"),
-                ("row", rows["row"].cast(pl.Int64, strict=False).is_null(), "a whole number"),
-            ):
-                if wrong.any():
-                    row = int(wrong.arg_max() or 0)
-                    raise origin.error(row, column, rows[column][row], expected)
+            check(rows, origin, {"row": (rows["row"].cast(pl.Int64, strict=False).is_not_null(), "a whole number")})
             frames.append(rows.with_columns(pl.lit(part).alias(PART), pl.col("row").cast(pl.Int64)))
-        rows, note = pl.concat(frames).sort("row"), ""
-        if self.ties == "published":
-            rows, later = in_order(rows)
-            note = f"{later:,} rows have earlier ones of their very second in the history, as published"
-        items, of_items = read_table(places["items.csv"], {ITEM_ID: ITEM_ID, TITLE: "title", "genres": "genres"})
-        items = items.with_columns(pl.col("genres").str.replace_all("|", ", ", literal=True))
-        return canonical("collm-ml-1m", rows.drop("row"), items, origins={"items": of_items}, note=note)
+        return self._films("collm-ml-1m", pl.concat(frames).sort("row").drop("row"), places[FILMS])

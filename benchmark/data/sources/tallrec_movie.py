@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 import polars as pl
-from pydantic import Field
 
-from benchmark.data.schema import ITEM_ID, KNOWN, PART, PARTS, RATING, TIMESTAMP, TITLE, USER_ID, Dataset
-from benchmark.data.sources.canonical import canonical, check_interactions
-from benchmark.data.sources.downloads import Download, Downloaded, Pack, locate
+from benchmark.data.schema import ITEM_ID, KNOWN, PART, PARTS, RATING, TIMESTAMP, USER_ID, Dataset
+from benchmark.data.sources.canonical import check_interactions
+from benchmark.data.sources.downloads import Download, Pack, locate
 from benchmark.data.sources.files import read_table
+from benchmark.data.sources.rated_films import FILMS, TICKS, RatedFilms, check
 from benchmark.data.sources.raw import Raw
-from benchmark.data.sources.same_second import TICKS, Ties, in_order
 from benchmark.errors import InputError
 
 DOWNLOAD = Download(
@@ -24,11 +23,11 @@ DOWNLOAD = Download(
     "https://github.com/SAI990323/TALLRec/tree/c1db29ce6501bce32cc8c3e343c4eb14155beeb1",
     "the terms of MovieLens: for research, not to be passed on",
 )
-FILES = (*(f"{part}.csv" for part in PARTS), "items.csv")
+FILES = (*(f"{part}.csv" for part in PARTS), FILMS)
 ITEMS, LABELS = "history_item_ids", "history_labels"
 
 
-class TALLRecMovie(Downloaded):
+class TALLRecMovie(RatedFilms):
     """Ten thousand labelled films of 108 users with the ten films before each (Bao et al., RecSys 2023, arXiv
     2305.00447).
 
@@ -38,11 +37,6 @@ class TALLRecMovie(Downloaded):
     """
 
     source: Literal["tallrec-movie"] = "tallrec-movie"
-    ties: Ties = Field(
-        "strict",
-        description="strict: nothing of the target's own second stands in its history; published: what the files put "
-        "before it does.",
-    )
 
     def _places(self) -> dict[str, Path | Raw]:
         return locate(DOWNLOAD, self.folder, Pack(FILES))
@@ -55,14 +49,7 @@ class TALLRecMovie(Downloaded):
         """
         places = self._places()
         rows = pl.concat([_part(places[file], part) for part, file in zip(PARTS, FILES, strict=False)])
-        sequences = _sequences(rows)
-        note = ""
-        if self.ties == "published":
-            sequences, later = in_order(sequences)
-            note = f"{later:,} rows have earlier ones of their very second in the history, as published"
-        items, of_items = read_table(places["items.csv"], {ITEM_ID: ITEM_ID, TITLE: "title", "genres": "genres"})
-        items = items.with_columns(pl.col("genres").str.replace_all("|", ", ", literal=True))
-        return canonical("tallrec-movie", sequences, items, origins={"items": of_items}, note=note)
+        return self._films("tallrec-movie", _sequences(rows), places[FILMS])
 
 
 def _part(path: Path | Raw, part: str) -> pl.DataFrame:
@@ -72,14 +59,11 @@ def _part(path: Path | Raw, part: str) -> pl.DataFrame:
     check_interactions(rows, origin)
     lists = rows.with_columns(pl.col(ITEMS, LABELS).str.split(" "), pl.lit(part).alias(PART))
     same = lists[ITEMS].list.len() == lists[LABELS].list.len()
-    for column, fine, expected in (
-        (RATING, rows[RATING].is_in([0.0, 1.0]), "0 or 1"),
-        (ITEMS, rows[ITEMS].str.contains(r"^\S+( \S+)*$"), "item ids with one blank between them"),
-        (LABELS, rows[LABELS].str.contains("^[01]( [01])*$") & same, "a 0 or 1 for each item of the history"),
-    ):
-        if not fine.fill_null(False).all():
-            row = int((~fine.fill_null(False)).arg_max() or 0)
-            raise origin.error(row, column, rows[column][row], expected)
+    fine = {
+        ITEMS: (rows[ITEMS].str.contains(r"^\S+( \S+)*$"), "item ids with one blank between them"),
+        LABELS: (rows[LABELS].str.contains("^[01]( [01])*$") & same, "a 0 or 1 for each item of the history"),
+    }
+    check(rows, origin, fine)
     return lists
 
 
