@@ -79,6 +79,11 @@ def logit_in_order(p: Tensor) -> Tensor:
     return inside.logit() + (p - inside)
 
 
+def damped_mean(ids: Tensor, y: Tensor, n: int, smoothing: float) -> Tensor:
+    """Return (n,) the mean of ``y`` of each id, drawn towards the mean of all by ``smoothing`` rows of it."""
+    return (torch.bincount(ids, y, n) + smoothing * y.mean()) / (torch.bincount(ids, minlength=n) + smoothing)
+
+
 def is_in_train(catalogue: Catalogue) -> tuple[Tensor, Tensor]:
     """Return (n_users,) and (n_items,) whether a user, an item has a training interaction."""
     users = torch.from_numpy(np.bincount(catalogue.train.user, minlength=catalogue.n_users) > 0)

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from baselines._common import logit_in_order
+from baselines._common import damped_mean, logit_in_order
 from benchmark.data.batch import Batch
 from benchmark.data.schema import Catalogue
 from benchmark.errors import InputError
@@ -46,8 +46,7 @@ class Bias(Recommender):
         y = (y - y.min()) / (y.max() - y.min()).clamp(min=1e-9)
         self.mean.copy_(y.mean())
         for mean, ids in ((self.item, batch.item), (self.user, batch.user)):
-            count = torch.bincount(ids, minlength=len(mean)) + self.config.smoothing
-            mean.copy_((torch.bincount(ids, y, len(mean)) + self.config.smoothing * y.mean()) / count)
+            mean.copy_(damped_mean(ids, y, len(mean), self.config.smoothing))
 
     def score(self, batch: Batch) -> Tensor:
         p = self.pick(self.item.expand(len(batch), -1), batch) + (self.user[batch.user] - self.mean).unsqueeze(1)

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from baselines._common import logit_in_order
+from baselines._common import damped_mean, logit_in_order
 from benchmark.data.batch import Batch
 from benchmark.data.schema import Catalogue
 from benchmark.recommender import ModelConfig, Recommender
@@ -39,10 +39,9 @@ class LikedShare(Recommender):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         assert batch.item is not None
         assert batch.label is not None
-        y, k = batch.label.double(), self.config.smoothing
+        y = batch.label.double()
         self.mean.copy_(y.mean())
-        count = torch.bincount(batch.item, minlength=self.n_items)
-        self.item.copy_((torch.bincount(batch.item, y, self.n_items) + k * y.mean()) / (count + k))
+        self.item.copy_(damped_mean(batch.item, y, self.n_items, self.config.smoothing))
 
     def score(self, batch: Batch) -> Tensor:
         read = batch.newest(self.config.max_history)

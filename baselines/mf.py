@@ -24,6 +24,7 @@ class MF(Recommender):
 
     class Config(GradientConfig):
         embedding_size: int = Field(64, gt=0, description="Length of the factors.")
+        biases: bool = Field(True, description="Of users and items, beside the factors.")
         loss: Literal["bpr", "bce"] = Field("bpr", description="bpr (ranking only) or bce (ranking and preference).")
 
     tasks = frozenset({"ranking", "preference"})
@@ -34,9 +35,11 @@ class MF(Recommender):
         super().__init__(config, catalogue)
         known_user, known_item = is_in_train(catalogue)
         self.register_buffer("known_user", known_user, persistent=False)
-        self.user = embedding(known_user, config.embedding_size + 1)  # the last column is the user's bias
+        self.user = embedding(known_user, config.embedding_size)
         self.item = embedding(known_item, config.embedding_size)
-        self.item_bias = embedding(known_item, 1, scale=0.0)
+        self.item_bias = embedding(known_item, 1, scale=0.0).requires_grad_(config.biases)
+        # a user's own bias orders nothing, so that bpr gives it no gradient
+        self.user_bias = embedding(known_user, 1, scale=0.0).requires_grad_(config.biases and config.loss == "bce")
 
     @classmethod
     def traits_of(cls, config: ModelConfig) -> Traits:
@@ -56,18 +59,18 @@ class MF(Recommender):
         # products and sums: twice as fast as batched matrix products of so few items
         user, factors, bias = self.user(batch.user).unsqueeze(1), self.item(item), self.item_bias(item).squeeze(2)
         if self.config.loss == "bpr":
-            gap = (user[..., :-1] * (factors[:, 1:] - factors[:, :1])).sum(2) + bias[:, 1:] - bias[:, :1]
+            gap = (user * (factors[:, 1:] - factors[:, :1])).sum(2) + bias[:, 1:] - bias[:, :1]
             return F.softplus(gap).mean()
-        logits = (user[..., :-1] * factors).sum(2) + bias + user[..., -1]
+        logits = (user * factors).sum(2) + bias + self.user_bias(batch.user)
         assert batch.label is not None
         return F.binary_cross_entropy_with_logits(logits[:, 0], batch.label)
 
     def score(self, batch: Batch) -> Tensor:
-        user = user_rows(self.user.weight, self.known_user, batch.user)
-        return self.dot(user[:, :-1], self.item.weight, batch, self.item_bias.weight[:, 0]) + user[:, -1:]
+        bias = user_rows(self.user_bias.weight, self.known_user, batch.user)
+        return self.dot(self.user_embeddings(batch), self.item.weight, batch, self.item_bias.weight[:, 0]) + bias
 
     def user_embeddings(self, batch: Batch) -> Tensor:
-        return user_rows(self.user.weight, self.known_user, batch.user)[:, :-1]
+        return user_rows(self.user.weight, self.known_user, batch.user)
 
     def item_embeddings(self) -> Tensor:
         return self.item.weight

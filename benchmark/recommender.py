@@ -25,6 +25,7 @@ from benchmark.evaluation.metrics import GENERATION_METRICS, parse_metric
 Group = Literal["trivial", "collaborative", "sequential", "content", "llm-zero-shot", "llm"]
 WEIGHTS = "model.safetensors"
 CHECK_EVERY = 50  # steps after which an accelerator is asked for its loss: reading the number stalls it
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 TOP_K = 20  # length of the recommendation lists that are kept with a run
 
 
@@ -177,7 +178,7 @@ class Recommender(LightningModule):
             return None
         parameters = [p for p in self.parameters() if p.requires_grad]
         fused = all(p.is_floating_point() for p in parameters)
-        optimizer = torch.optim.Adam if self.config.optimizer == "adam" else torch.optim.AdamW
+        optimizer = OPTIMIZERS[self.config.optimizer]
         return optimizer(parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay, fused=fused)
 
     def user_embeddings(self, batch: Batch) -> Tensor:

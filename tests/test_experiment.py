@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.data.budget import few_shot
 from benchmark.errors import InputError
 from benchmark.experiment import Experiment, load_all
 from benchmark.runs.execute import run_key
@@ -237,7 +238,7 @@ def test_a_sample_of_training_rows_may_be_drawn_anew_with_each_seed(tiny_experim
 
     def samples(*more: str) -> list[tuple[bytes, bytes]]:
         specs = Experiment.load(tiny_experiment, [*said, *more]).specs()
-        trains = [spec.budgeted(data).train for spec in specs]
+        trains = [few_shot(data, spec.task, spec.limit_train, spec.sample_seed).train for spec in specs]
         assert {len(train) for train in trains} == {50}
         return [(train.user.tobytes(), train.item.tobytes()) for train in trains]
 

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from benchmark.data.budget import few_shot
 from benchmark.data.filters import Filters
-from benchmark.data.schema import SplitData
 from benchmark.data.sources import Source
 from benchmark.data.task import Task
 from benchmark.errors import InputError, nearest
@@ -312,7 +310,7 @@ class Experiment(_Strict):
             trainer=trainer.model_copy(update={"early_stopping": stopping}),
             limit_train=entry.limit_train,
             seed=seed,
-            sample_seed=seed if self.resample_train else None,
+            sample_seed=seed if self.resample_train else self.split_seed,
             stages={
                 role: self._stage(other, seed, (*above, (label, role))) for role, other in cls.stages_of(config).items()
             },
@@ -340,7 +338,7 @@ class RunSpec:
     """Everything that decides the outcome of one run; ``experiment`` and ``label`` only name it.
 
     ``stages`` holds, by role, the runs of the models that this one stands on; ``sample_seed`` is that of the sample of
-    ``limit_train``, None: ``split_seed``.
+    ``limit_train``.
     """
 
     experiment: str
@@ -353,14 +351,8 @@ class RunSpec:
     trainer: TrainerConfig
     limit_train: int | None
     seed: int
-    sample_seed: int | None = None
+    sample_seed: int
     stages: dict[str, RunSpec] = field(default_factory=dict, hash=False)
-
-    def budgeted(self, data: SplitData) -> SplitData:
-        """Return the data with the training interactions that the run may learn from."""
-        return few_shot(
-            data, self.task, self.limit_train, self.split_seed if self.sample_seed is None else self.sample_seed
-        )
 
     def model_class(self) -> type[Recommender]:
         return model_class(self.class_path, f"models.{self.label}")
@@ -381,7 +373,7 @@ class RunSpec:
             "limit_train": self.limit_train,
             "seed": self.seed,
         }
-        if self.sample_seed is not None and self.limit_train is not None:
+        if self.limit_train is not None and self.sample_seed != self.split_seed:
             resolved["sample_seed"] = self.sample_seed
         if self.stages:
             resolved["stages"] = {role: stage.resolved() for role, stage in self.stages.items()}

@@ -17,7 +17,7 @@ from benchmark.llm.adapters import Peft
 from benchmark.llm.backbone import Attention, Backbone, Loading, Quantization, check_loading, kind_of
 from benchmark.llm.locate import DEFAULT_BACKBONE
 from benchmark.llm.precision import DType
-from benchmark.recommender import GradientConfig, ModelConfig, Recommender, Traits
+from benchmark.recommender import OPTIMIZERS, GradientConfig, ModelConfig, Recommender, Traits
 
 ADAPTER = "adapter"
 
@@ -27,13 +27,13 @@ class LLMConfig(GradientConfig):
 
     batch_size: int = Field(32, gt=0, description="Rows of a training batch.")
     eval_batch_size: int = Field(128, gt=0, description="Rows of a scoring batch.")
-    learning_rate: float = Field(5e-4, gt=0, description="Step size of AdamW.")
+    learning_rate: float = Field(5e-4, gt=0, description="Step size.")
     head_learning_rate: float | None = Field(
         None,
         gt=0,
         description="Step size of what stands beside the backbone (heads, projections); the same by default.",
     )
-    weight_decay: float = Field(0.01, ge=0, description="Decoupled; never on norms, biases and single numbers.")
+    weight_decay: float = Field(0.01, ge=0, description="Never on norms, biases and single numbers.")
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "linear", description="How the step size falls to 0 over all of max_epochs, after the warm-up."
     )
@@ -131,7 +131,7 @@ class LanguageRecommender(Recommender):
         for name, p in self.named_parameters():
             if p.requires_grad and name != "anchor":
                 groups.setdefault((name.startswith("backbone."), p.dim() > 1), []).append(p)
-        optimizer = torch.optim.AdamW(
+        optimizer = OPTIMIZERS[config.optimizer](
             [
                 {"params": ps, "lr": rates[inside], "weight_decay": config.weight_decay if decays else 0.0}
                 for (inside, decays), ps in groups.items()

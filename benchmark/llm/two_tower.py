@@ -22,7 +22,7 @@ from benchmark.llm.training import LanguageRecommender, LLMConfig
 
 class TwoTowerConfig(LLMConfig):
     eval_batch_size: int = Field(1024, gt=0, description="Users of a scoring batch.")
-    learning_rate: float = Field(1e-3, gt=0, description="Step size of AdamW.")
+    learning_rate: float = Field(1e-3, gt=0, description="Step size.")
     negatives: int = Field(0, ge=0, description="Items drawn for each batch beside its own, uniformly.")
     max_history: int = Field(20, gt=0, description="Newest items of a history that are read.")
     max_length: int = Field(64, gt=2, description="Most tokens of an item's text.")

@@ -23,7 +23,7 @@ PACKAGES = (
     "recbole", "implicit", "wandb", "optuna",
 )  # fmt: skip
 # what decides the outcome of every run; a model's own modules come on top, reports and the command line do not count
-OUTCOME = ("data", "evaluation", "recommender.py", "runs/execute.py")
+OUTCOME = ("data", "evaluation", "recommender.py", "runs/execute.py", "runs/selection.py")
 
 
 def environment() -> dict[str, Any]:

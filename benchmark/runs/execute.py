@@ -19,10 +19,10 @@ import numpy as np
 import polars as pl
 import torch
 from lightning import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from benchmark.data.budget import few_shot
 from benchmark.data.datamodule import RecDataModule
 from benchmark.data.eval_rows import EvalRows
 from benchmark.data.schema import ITEM_ID, USER_ID, Dataset, SplitData
@@ -33,6 +33,7 @@ from benchmark.experiment import RunSpec
 from benchmark.recommender import Recommender, trainable_parameters
 from benchmark.runs.environment import Energy, PeakMemory, code_version, environment
 from benchmark.runs.record import LOG, RANKS, TOP, RunRecord, RunStore, cleaned, first_line, no_space, whole_file
+from benchmark.runs.selection import Best, Curve, Early, best_epoch
 
 CHECKPOINT, RESUME = "checkpoint", "resume"
 
@@ -171,7 +172,7 @@ def _run(
         seconds[stage] = now - clock
         clock = now
 
-    split = spec.budgeted(data.split)
+    split = few_shot(data.split, spec.task, spec.limit_train, spec.sample_seed)
     model = _build(spec, split, data, store)
     module = RecDataModule(split, spec.task, model.batch_spec(), spec.seed)
     lap("build")
@@ -182,8 +183,8 @@ def _run(
     one_pass = model.batch_kind == "whole" or epochs == 1
     report = trial.report if trial and not one_pass else None
     curve = Curve(first, str(stopping.monitor), report)
-    best = _Best(first, folder / RESUME, "best", monitor, mode=mode, save_top_k=1, save_last=True)
-    early = _Early(first, monitor, stopping.min_delta, stopping.patience, mode=mode, check_finite=False)
+    best = Best(first, folder / RESUME, "best", monitor, mode=mode, save_top_k=1, save_last=True)
+    early = Early(first, monitor, stopping.min_delta, stopping.patience, mode=mode, check_finite=False)
     trainer = Trainer(
         max_epochs=1 if one_pass else epochs,
         accelerator=spec.trainer.accelerator,
@@ -305,83 +306,13 @@ def candidates_fingerprint(rows: EvalRows) -> str:
     return hashlib.sha256(rows.candidates.numpy().astype("<i8", copy=False).tobytes()).hexdigest()
 
 
-def best_epoch(curve: list[dict[str, float | None]], monitor: str, mode: str) -> int | None:
-    """Return the index of the first best row of a validation curve, or None for an empty one."""
-    sign = 1 if mode == "max" else -1
-    values = [(sign * row[monitor] if row.get(monitor) is not None else float("-inf")) for row in curve]  # type: ignore[operator]
-    return values.index(max(values)) if values else None
-
-
-class _Best(ModelCheckpoint):
-    """Keeps the best weights, none of the pre-training epochs among them; ``last`` is kept of every epoch."""
-
-    def __init__(self, first: int, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.first = first
-
-    def check_monitor_top_k(self, trainer: Trainer, current: torch.Tensor | None = None) -> bool:
-        return trainer.current_epoch >= self.first and super().check_monitor_top_k(trainer, current)
-
-
-class _Early(EarlyStopping):
-    """Early stopping whose patience begins behind the pre-training epochs."""
-
-    def __init__(self, first: int, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.first = first
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.current_epoch >= self.first:
-            super().on_train_epoch_end(trainer, pl_module)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.current_epoch >= self.first:
-            super().on_validation_end(trainer, pl_module)
-
-
-class Curve(Callback):
-    """Keeps the validation metrics of every epoch; survives a resume through the checkpoint.
-
-    Args:
-        first: number of pre-training epochs, of which nothing is reported.
-        monitor: the metric that is reported.
-        report: the trial's, see ``Trial``; ``pruned`` tells whether it ended the run.
-    """
-
-    def __init__(self, first: int, monitor: str, report: Callable[[int, float], bool] | None) -> None:
-        self.rows: list[dict[str, float | None]] = []
-        self.first, self.monitor, self.report, self.pruned = first, monitor, report, False
-
-    def _report(self, trainer: Trainer) -> None:
-        row = self.rows[-1] if self.rows else {}
-        value, epochs = row.get(self.monitor), int(row.get("epoch") or 0) + 1 - self.first
-        if self.report is not None and value is not None and epochs > 0 and self.report(epochs, value):
-            self.pruned = trainer.should_stop = True
-
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self._report(trainer)  # killed between the last report and its consequence: the same answer again
-
-    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        values = dict(pl_module.metrics["valid"])
-        if (loss := trainer.callback_metrics.get("train_loss")) is not None:
-            values["train_loss"] = float(loss)
-        self.rows.append({"epoch": trainer.current_epoch, **cleaned(values)})
-        self._report(trainer)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.rows = list(state_dict["rows"])
-
-
 def load_model(spec: RunSpec, data: PreparedData, store: RunStore) -> Recommender:
     """Return the trained model of a finished run, in eval mode, standing on its stages; all from the store.
 
     Raises:
         InputError: a model it stands on has no finished run in the store, or its weights are another model's.
     """
-    split = spec.budgeted(data.split)
+    split = few_shot(data.split, spec.task, spec.limit_train, spec.sample_seed)
     with isolate_rng():  # built under the run's own seed, of which the caller notices nothing
         model = _build(spec, split, data, store)
     model.restore(store.folder(run_key(spec, data.fingerprint)) / CHECKPOINT)

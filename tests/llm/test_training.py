@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning import Callback
 
+from baselines.mf import MF
 from benchmark.data.budget import few_shot
 from benchmark.data.datamodule import RecDataModule
 from benchmark.errors import InputError
@@ -76,6 +77,15 @@ def test_no_decay_on_norms_and_biases() -> None:
             assert group["weight_decay"] == (0.01 if decays else 0.0), names[id(p)]
             assert not (decays and ("bias" in names[id(p)] or "LayerNorm" in names[id(p)]))
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)])
+@pytest.mark.parametrize("cls", [MF, TwoTower])
+def test_every_model_that_is_trained_by_gradients_takes_the_optimizer(cls: Any, name: str, kind: type) -> None:
+    data, _ = planted("ranking")
+    backbone = {"backbone": tiny_bert()} if cls is TwoTower else {}
+    found = cls(cls.Config(optimizer=name, **backbone), data.catalogue()).configure_optimizers()
+    assert type(found["optimizer"] if isinstance(found, dict) else found) is kind
 
 
 def test_label_smoothing_and_class_weights() -> None:

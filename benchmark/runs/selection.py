@@ -1,0 +1,82 @@
+"""Which epoch of a run is taken: the validation curve, the best weights, and when to stop; Lightning callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from benchmark.runs.record import cleaned
+
+
+def best_epoch(curve: list[dict[str, float | None]], monitor: str, mode: str) -> int | None:
+    """Return the index of the first best row of a validation curve, or None for an empty one."""
+    sign = 1 if mode == "max" else -1
+    values = [(sign * row[monitor] if row.get(monitor) is not None else float("-inf")) for row in curve]  # type: ignore[operator]
+    return values.index(max(values)) if values else None
+
+
+class Best(ModelCheckpoint):
+    """Keeps the best weights, none of the pre-training epochs among them; ``last`` is kept of every epoch."""
+
+    def __init__(self, first: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.first = first
+
+    def check_monitor_top_k(self, trainer: Trainer, current: torch.Tensor | None = None) -> bool:
+        return trainer.current_epoch >= self.first and super().check_monitor_top_k(trainer, current)
+
+
+class Early(EarlyStopping):
+    """Early stopping whose patience begins behind the pre-training epochs."""
+
+    def __init__(self, first: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.first = first
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.current_epoch >= self.first:
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.current_epoch >= self.first:
+            super().on_validation_end(trainer, pl_module)
+
+
+class Curve(Callback):
+    """Keeps the validation metrics of every epoch; survives a resume through the checkpoint.
+
+    Args:
+        first: number of pre-training epochs, of which nothing is reported.
+        monitor: the metric that is reported.
+        report: the trial's, see ``Trial``; ``pruned`` tells whether it ended the run.
+    """
+
+    def __init__(self, first: int, monitor: str, report: Callable[[int, float], bool] | None) -> None:
+        self.rows: list[dict[str, float | None]] = []
+        self.first, self.monitor, self.report, self.pruned = first, monitor, report, False
+
+    def _report(self, trainer: Trainer) -> None:
+        row = self.rows[-1] if self.rows else {}
+        value, epochs = row.get(self.monitor), int(row.get("epoch") or 0) + 1 - self.first
+        if self.report is not None and value is not None and epochs > 0 and self.report(epochs, value):
+            self.pruned = trainer.should_stop = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self._report(trainer)  # killed between the last report and its consequence: the same answer again
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        values = dict(pl_module.metrics["valid"])
+        if (loss := trainer.callback_metrics.get("train_loss")) is not None:
+            values["train_loss"] = float(loss)
+        self.rows.append({"epoch": trainer.current_epoch, **cleaned(values)})
+        self._report(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
