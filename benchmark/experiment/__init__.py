@@ -1,16 +1,9 @@
-"""The experiment file: what it says (spec, search, presentation), how it is read (file), what stands in one table."""
+"""The experiment file: what it says (spec, settings, search, presentation), how it is read, what stands together."""
 
+from benchmark.experiment.classes import model_class, model_config
 from benchmark.experiment.file import load_all
-from benchmark.experiment.spec import (
-    LLM,
-    Experiment,
-    ModelEntry,
-    RunSpec,
-    TrainerConfig,
-    WandbConfig,
-    model_class,
-    model_config,
-)
+from benchmark.experiment.settings import TrainerConfig, WandbConfig
+from benchmark.experiment.spec import LLM, Experiment, ModelEntry, RunSpec
 from benchmark.experiment.together import check_together, grids
 
 __all__ = [

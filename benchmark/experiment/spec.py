@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from benchmark.data.filters import Filters
-from benchmark.data.sources import Source
 from benchmark.data.task import Task
 from benchmark.errors import InputError, nearest
 from benchmark.evaluation.metrics import GENERATION_METRICS, PREFERENCE_METRICS, RANKING_METRICS, parse_metric
+from benchmark.experiment.classes import model_class, model_config
 from benchmark.experiment.presentation import Published, Report
 from benchmark.experiment.search import Dimension, Sweep
+from benchmark.experiment.settings import DatasetConfig, Tracking, TrainerConfig
 from benchmark.validation import describe
 
 if TYPE_CHECKING:
@@ -28,56 +26,6 @@ LLM = ("llm-zero-shot", "llm")  # groups of rows that are no baselines
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class EarlyStopping(_Strict):
-    """Stop when the validation metric has not risen for ``patience`` epochs."""
-
-    monitor: str | None = Field(None, description="A metric of the task; its first one when left out.")
-    patience: int = Field(3, ge=1)
-    min_delta: float = Field(0.0, ge=0)
-
-
-class TrainerConfig(_Strict):
-    """What is passed to ``lightning.Trainer``, under Lightning's names."""
-
-    max_epochs: int = Field(20, ge=1)
-    early_stopping: EarlyStopping = EarlyStopping()
-    accelerator: str = "auto"
-    devices: int | str = 1
-    strategy: str = "auto"
-    precision: str = "32-true"
-    gradient_clip_val: float | None = Field(None, gt=0)
-    accumulate_grad_batches: int = Field(1, ge=1)
-    check_val_every_n_epoch: int = Field(1, ge=1)
-
-
-class WandbConfig(_Strict):
-    """Mirror of every run in Weights & Biases. The key is read from WANDB_API_KEY; without it runs stay offline."""
-
-    project: str = "levelfield"
-    entity: str | None = None
-    mode: Literal["online", "offline", "disabled"] = "online"
-
-
-class Tracking(_Strict):
-    wandb: WandbConfig | None = None
-
-
-class DatasetConfig(_Strict):
-    """A source (its settings stand beside ``source``) and the filters applied to it."""
-
-    source: Source
-    filters: Filters = Filters()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _flat(cls, value: Any) -> Any:
-        # in the file the source's settings stand flat beside `source: name`
-        if isinstance(value, dict) and isinstance(value.get("source"), str):
-            rest = {k: v for k, v in value.items() if k != "filters"}
-            return {"source": rest, **({"filters": value["filters"]} if "filters" in value else {})}
-        return value
 
 
 class ModelEntry(_Strict):
@@ -378,58 +326,6 @@ class RunSpec:
         if self.stages:
             resolved["stages"] = {role: stage.resolved() for role, stage in self.stages.items()}
         return resolved
-
-
-def model_class(path: str, where: str) -> type[Recommender]:
-    """Import the Recommender named by ``package.module.Class``.
-
-    Raises:
-        InputError: no such module or class, or not a Recommender.
-    """
-    from benchmark.recommender import Recommender
-
-    module_name, _, class_name = path.rpartition(".")
-    if not module_name:
-        raise InputError(f"{where}.class: '{path}' is not a path like baselines.ease.EASE")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and not module_name.startswith(error.name):
-            raise  # the module is there; what it imports is not: that is a fault to be seen
-        raise InputError(
-            f"{where}.class: no module '{module_name}'{nearest(module_name, _modules_beside(module_name))}"
-        ) from None
-    cls = getattr(module, class_name, None)
-    models = {
-        name
-        for name, value in vars(module).items()
-        if inspect.isclass(value) and issubclass(value, Recommender) and value.__module__ == module.__name__
-    }
-    if cls is None:
-        raise InputError(f"{where}.class: {module_name} has no class '{class_name}'{nearest(class_name, models)}")
-    if not (inspect.isclass(cls) and issubclass(cls, Recommender)):
-        raise InputError(f"{where}.class: '{path}' is not a Recommender{nearest(class_name, models)}")
-    return cls
-
-
-def model_config(cls: type[Recommender], parameters: dict[str, Any], where: str) -> ModelConfig:
-    """Return the checked hyper-parameters of a model."""
-    try:
-        return cls.Config.model_validate(parameters)
-    except ValidationError as error:
-        raise InputError(describe(error, cls.Config, where)) from None
-
-
-def _modules_beside(name: str) -> Iterator[str]:
-    parent = name.rpartition(".")[0]
-    for package in {parent, "baselines", "benchmark.llm"} - {""}:
-        try:
-            folder = Path(str(importlib.import_module(package).__file__)).parent
-        except (ModuleNotFoundError, AttributeError):
-            continue
-        for file in folder.glob("*.py"):
-            if not file.stem.startswith("_"):
-                yield f"{package}.{file.stem}"
 
 
 def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
