@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from benchmark.experiment import Experiment
+    from benchmark.sweeps.standing import Standing
 
 app = typer.Typer(
     name="levelfield",
@@ -105,16 +106,17 @@ def run(
     from benchmark.reports.publish import publish, publish_grids
     from benchmark.runs import run as runner
     from benchmark.runs.record import RunStore
+    from benchmark.sweeps.standing import standing
 
     store = RunStore(runs)
     failed = 0
     ready = []
     for experiment in _having(experiments, only or []):  # everything is checked before anything runs
-        data = runner.prepare(experiment, runs)
-        chosen, notes, _ = _selected(experiment, data, runs, defaults, console)
+        here = standing(experiment, runs, defaults, console)
+        chosen, data = here.experiment, here.data
         runner.plan(chosen, data, store)
         few = chosen.only(only) if only else chosen
-        ready.append((few, data, runner.plan(few, data, store), notes, chosen))
+        ready.append((few, data, runner.plan(few, data, store), here.notes, chosen))
     earlier = {e.name: earlier_seconds(results / e.name) for e, *_ in ready}
     for experiment, _, planned, _, _ in ready:
         if dry_run or any(p.state in ("to do", "to continue") for p in planned):
@@ -260,8 +262,8 @@ def table(
     from benchmark.runs.record import RunStore
 
     store, parts = RunStore(runs), []
-    for experiment, _, records, notes, _ in _stored(file, overrides, runs, defaults, console):
-        parts.append(part(experiment, records, store, notes))
+    for here, records in _stored(file, overrides, runs, defaults, console):
+        parts.append(part(here.experiment, records, store, here.notes))
         publish(parts[-1:], store, results, console)
     publish_grids(parts, store, results, console)
 
@@ -291,12 +293,11 @@ def report(
     from benchmark.runs.record import RunStore
 
     store, chapters = RunStore(runs), []
-    for experiment, data, records, notes, values in _stored(file, overrides, runs, defaults, console):
-        mine = part(experiment, records, store, notes, targets=True)
-        studies = _studies(experiment, data, runs, storage) if values else []
-        budgets = None if defaults else _budgets(experiment, data, runs, storage)
-        findings = audit_of(experiment, data, records, store, budgets, outcomes=mine.outcomes)
-        chapters.append(page.Chapter(mine, data.split, studies, values, str(file), overrides or (), findings))
+    for here, records in _stored(file, overrides, runs, defaults, console):
+        mine = part(here.experiment, records, store, here.notes, targets=True)
+        findings = audit_of(here.experiment, here.data, records, store, here.trials(storage), outcomes=mine.outcomes)
+        told = here.studies(storage), here.values, str(file), overrides or (), findings
+        chapters.append(page.Chapter(mine, here.data.split, *told))
     by_name = {chapter.part.experiment.name: chapter for chapter in chapters}
     groups = [[by_name[e.name] for e in group] for group in grids([c.part.experiment for c in chapters])]
     joined = {id(chapter) for group in groups for chapter in group}
@@ -335,15 +336,14 @@ def audit(
     from benchmark.audit.audit import audit as audit_of
     from benchmark.reports import audit as told
     from benchmark.runs.record import RunStore
-    from benchmark.runs.run import prepare, stored
+    from benchmark.sweeps.standing import standing
 
     store, faults = RunStore(runs), 0
     for experiment in _load(file, overrides):
-        data = prepare(experiment, runs)
-        chosen, _, _ = _selected(experiment, data, runs, defaults, console)
-        budgets = None if defaults else _budgets(chosen, data, runs, storage)
+        here = standing(experiment, runs, defaults, console)
         probe = None if no_probe else console
-        findings = audit_of(chosen, data, stored(chosen, data, store), store, budgets, probe, seed=seed)
+        told_of = here.experiment, here.data, here.records(), store, here.trials(storage), probe
+        findings = audit_of(*told_of, seed=seed)
         told.show(experiment.name, findings, console)
         paths = told.write(experiment.name, findings, results / experiment.name)
         console.print(f"written: {', '.join(map(str, paths))}", highlight=False)
@@ -374,15 +374,14 @@ def verify(
     from benchmark.experiment import grids
     from benchmark.reports.verify import check, check_joint, show
     from benchmark.runs.record import RunStore
-    from benchmark.runs.run import prepare
+    from benchmark.sweeps.standing import standing
 
     store, faults, parts = RunStore(runs), 0, dict[str, Any]()
     experiments = _load(file, overrides)
     for experiment in experiments:
-        data = prepare(experiment, runs)
-        chosen, notes, _ = _selected(experiment, data, runs, defaults, console)
-        folder = results / experiment.name
-        found, parts[experiment.name] = check(chosen, data, store, folder, notes, rerun, seed, tolerance, console)
+        here, folder = standing(experiment, runs, defaults, console), results / experiment.name
+        asked = here.experiment, here.data, store, folder, here.notes
+        found, parts[experiment.name] = check(*asked, rerun, seed, tolerance, console)
         faults += show(experiment.name, found, console)
     for group in grids(experiments):
         made = [parts[e.name] for e in group]
@@ -406,38 +405,18 @@ def _having(experiments: list[Experiment], labels: list[str]) -> list[Experiment
 
 def _stored(
     file: Path, overrides: list[str] | None, runs: Path, defaults: bool, console: Console
-) -> Iterator[tuple[Experiment, Any, list[Any], dict[str, str], dict[str, Any]]]:
-    """Yield each experiment of a file, its data, what is stored of its runs, and what `_selected` tells."""
-    from benchmark.runs.record import RunStore
-    from benchmark.runs.run import prepare, stored
+) -> Iterator[tuple[Standing, list[Any]]]:
+    """Yield how each experiment of a file stands, and the records of its runs, of which there must be one."""
+    from benchmark.sweeps.standing import standing
 
     for experiment in _load(file, overrides):
-        data, store = prepare(experiment, runs), RunStore(runs)
-        chosen, notes, values = _selected(experiment, data, runs, defaults, console)
-        records = stored(chosen, data, store)
+        here = standing(experiment, runs, defaults, console)
+        records = here.records()
         if not any(records):
             raise InputError(
                 f"{file}: no run of {experiment.name} is stored under {runs}/; first: levelfield run {file}"
             )
-        yield chosen, data, records, notes, values
-
-
-def _studies(experiment: Experiment, data: Any, runs: Path, storage: str | None) -> list[Any]:
-    """Return what the finished studies of an experiment found."""
-    from benchmark.sweeps.sweep import begun
-
-    studies = begun(experiment, data.fingerprint, runs, storage)
-    return [study.snapshot() for study in studies.values() if study is not None and study.finished]
-
-
-def _budgets(experiment: Experiment, data: Any, runs: Path, storage: str | None) -> dict[str, int]:
-    """Return how many trials of each model's search are finished, by label."""
-    if not any(entry.search for entry in experiment.models.values()):
-        return {}
-    from benchmark.sweeps.sweep import begun
-
-    counts = {k: s.counts() for k, s in begun(experiment, data.fingerprint, runs, storage).items() if s is not None}
-    return {label: found["complete"] + found["pruned"] for label, found in counts.items()}
+        yield here, records
 
 
 def _check_executor(executor: str, workers: int | None, address: str | None) -> None:
@@ -455,23 +434,6 @@ def _workers(job: Any, executor: str, workers: int | None, address: str | None) 
     if executor == "ray":
         return RayWorkers(job, workers, job.experiment.sweep.resources, address)
     return Workers(job, workers or 1)
-
-
-def _selected(
-    experiment: Experiment, data: Any, runs: Path, defaults: bool, console: Console
-) -> tuple[Experiment, dict[str, str], dict[str, Any]]:
-    """Return the experiment with what a finished sweep of it selected, the notes under the table, and the values."""
-    if defaults or not any(m.search for m in experiment.models.values()):
-        return experiment, {}, {}
-    from benchmark.sweeps.sweep import with_selections
-
-    chosen, found = with_selections(experiment, data, runs)
-    searched = [label for label, entry in experiment.models.items() if entry.search]
-    if found:
-        console.print(f"as selected by the sweep: {', '.join(s.label for s in found)} (--defaults for the file's own)")
-    if missing := [label for label in searched if label not in {s.label for s in found}]:
-        console.print(f"not tuned yet, the file's own parameters: {', '.join(missing)} (levelfield sweep tunes them)")
-    return chosen, {s.label: s.note() for s in found}, {s.label: s.values for s in found}
 
 
 def _console() -> Console:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmark.audit.finding import Finding, listed
+from benchmark.audit.finding import Finding, abridged
 from benchmark.audit.material import Material
 from benchmark.recommender import ModelConfig
 
@@ -16,7 +16,7 @@ def budget(material: Material) -> list[Finding]:
     trials = {label: (done or {}).get(label, 0) for label in experiment.models}
     numbers = {f"{label}_trials": float(n) for label, n in trials.items() if n}
     waiting = [label for label in planned if not trials[label]]
-    wait = f" The search of {listed(waiting)} is planned but not made yet (levelfield sweep)." if waiting else ""
+    wait = f" The search of {abridged(waiting)} is planned but not made yet (levelfield sweep)." if waiting else ""
     if not proposed:
         said = "No row is proposed (no language model, and no report.proposed), so there is no budget to be equalled."
         return [Finding(check, title, "warning" if wait else "fine", said + wait, numbers)]
@@ -25,14 +25,14 @@ def budget(material: Material) -> list[Finding]:
     if fewer:
         told = [f"{label} {trials[label] or 'none'}" for label in fewer]
         said = (
-            f"{most} is proposed and was given {trials[most]:,} trials; baselines with fewer: {listed(told, 10)}. A "
+            f"{most} is proposed and was given {trials[most]:,} trials; baselines with fewer: {abridged(told, 10)}. A "
             "gain over them may be the tuning's."
         )
         return [Finding(check, title, "warning", said + wait, numbers)]
     if trials[most]:
         said = f"No baseline with hyper-parameters has fewer trials than the proposed {most} ({trials[most]:,})."
     else:
-        said = f"No proposed row ({listed(list(proposed))}) was searched, so no baseline has a smaller budget."
+        said = f"No proposed row ({abridged(list(proposed))}) was searched, so no baseline has a smaller budget."
     return [Finding(check, title, "warning" if wait else "fine", said + wait, numbers)]
 
 
@@ -41,7 +41,7 @@ def trivial(material: Material) -> list[Finding]:
     labels = [label for label, group in material.groups.items() if group == "trivial"]
     title = "Trivial rows"
     if labels:
-        return [Finding("trivial", title, "fine", f"The table has trivial rows: {listed(labels)}.")]
+        return [Finding("trivial", title, "fine", f"The table has trivial rows: {abridged(labels)}.")]
     said = (
         "The table has no trivial row: without popularity, item and user means, or chance, nobody can see how much of "
         "a score is a model's own (such as baselines.popularity.Popularity, baselines.bias.Bias)."

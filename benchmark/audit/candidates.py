@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from benchmark.audit.finding import Finding, percent
-from benchmark.audit.material import Material
+from benchmark.audit.material import Material, ranked
 from benchmark.data.schema import ITEM_ID
-from benchmark.evaluation.metrics import UserRanks, hit, mean, ranking_auc, user_auc
-from benchmark.evaluation.ranks import rank_relevant
+from benchmark.evaluation.metrics import hit, mean, ranking_auc, user_auc
 from benchmark.evaluation.significance import bootstrap_intervals
 
 CHECK, TITLE = "candidates", "Positives told without a model"
@@ -102,17 +101,11 @@ def _ranked(material: Material, scorers: dict[str, np.ndarray]) -> tuple[dict[st
     for index in material.sampled.split(_BLOCK):
         batch = rows[index]
         assert batch.candidates is not None
-        assert batch.relevant is not None
-        assert batch.excluded is not None
         place = torch.arange(batch.candidates.shape[1]).expand(len(index), -1)
         scores: dict[str, Tensor] = {"position": place}
         scores |= {name: torch.from_numpy(of.astype(np.int64))[batch.candidates] for name, of in scorers.items()}
         for name, score in scores.items():
-            relevant, excluded = batch.relevant, batch.excluded
-            counts = rank_relevant(score.double(), relevant.offsets, relevant.values, excluded.offsets, excluded.values)
-            ranks = UserRanks(
-                counts.above.numpy(), counts.ties.numpy(), relevant.offsets.numpy(), counts.n_candidates.numpy()
-            )
+            ranks = ranked(batch, score.double())
             values[name].append(ranking_auc(ranks))
             if name == "popularity":
                 first.append(hit(ranks, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -53,8 +54,13 @@ def reason(error: Exception, backbone: str) -> str:
     return text.replace(backbone, shown_name(backbone)) if backbone else text
 
 
-def listed(names: list[str], most: int = 6) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Return names in a sentence: "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def abridged(names: Sequence[str], most: int = 6) -> str:
     """Return names in a sentence; of many, the first and how many more there are."""
     if len(names) > most:
         return f"{', '.join(names[:most])} and {len(names) - most} more"
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+    return listed(names)

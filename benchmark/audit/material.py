@@ -11,11 +11,13 @@ from typing import Literal
 import numpy as np
 import torch
 
-from benchmark.data.batch import BatchSpec
+from benchmark.data.batch import Batch, BatchSpec
 from benchmark.data.datamodule import RecDataModule, limited
 from benchmark.data.eval_rows import EvalRows
 from benchmark.data.schema import SplitData
 from benchmark.data.seeded import permutation
+from benchmark.evaluation.metrics import UserRanks
+from benchmark.evaluation.ranks import rank_relevant
 from benchmark.experiment import Experiment, RunSpec
 from benchmark.runs.execute import PreparedData
 from benchmark.runs.outcomes import Outcomes
@@ -120,3 +122,12 @@ class Material:
         wanted = rows.relevant.row.numpy() * n + rows.relevant.values.numpy()
         keep = (row >= 0) & np.isin(row * n + target.item, wanted)
         return row[keep], target.item[keep], None if target.time is None else target.time[keep]
+
+
+def ranked(batch: Batch, scores: torch.Tensor) -> UserRanks:
+    """Return where (B, C) ``scores`` put the relevant items of a judged batch."""
+    relevant, excluded = batch.relevant, batch.excluded
+    assert relevant is not None
+    assert excluded is not None
+    counts = rank_relevant(scores, relevant.offsets, relevant.values, excluded.offsets, excluded.values)
+    return UserRanks(counts.above.numpy(), counts.ties.numpy(), relevant.offsets.numpy(), counts.n_candidates.numpy())

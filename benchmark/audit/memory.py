@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmark.audit.finding import Finding, listed, percent, reason, shown_name
+from benchmark.audit.finding import Finding, abridged, percent, reason, shown_name
 from benchmark.audit.material import Material
 from benchmark.audit.probe import BEFORE, Question, Rate, ask, keep, kept, questions
 from benchmark.data.schema import TITLE
@@ -56,7 +56,7 @@ def _of(
 
     config: LLMConfig = material.specs[labels[0]].config  # type: ignore[assignment]
     shown = shown_name(name)
-    who = f"{shown} ({listed(labels)})"
+    who = f"{shown} ({abridged(labels)})"
     try:
         if kind_of(name, config.trust_remote_code) == "encoder":
             said = (

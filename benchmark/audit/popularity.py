@@ -10,18 +10,16 @@ import torch
 from scipy import stats
 
 from benchmark.audit.finding import Finding, percent
-from benchmark.audit.material import Material
+from benchmark.audit.material import Material, ranked
 from benchmark.data.schema import ITEM_ID, USER_ID
 from benchmark.data.sequences import likes
 from benchmark.evaluation.metrics import (
-    UserRanks,
     higher_is_better,
     mean,
     parse_metric,
     pooled_auc,
     ranking_metric,
 )
-from benchmark.evaluation.ranks import rank_relevant
 
 CHECK, TITLE = "popularity", "Share of the score that popularity explains"
 MOST = 0.8
@@ -84,15 +82,8 @@ def _alone(material: Material, metric: str) -> tuple[float, np.ndarray]:
     draws = [material.sampled + number * rows.n_judged for number in range(rows.draws)]
     for index in torch.cat(draws).split(step):
         batch = rows[index]
-        assert batch.relevant is not None
-        assert batch.excluded is not None
         score = weight.expand(len(index), -1) if batch.candidates is None else weight[batch.candidates]
-        relevant, excluded = batch.relevant, batch.excluded
-        counts = rank_relevant(score, relevant.offsets, relevant.values, excluded.offsets, excluded.values)
-        ranks = UserRanks(
-            counts.above.numpy(), counts.ties.numpy(), relevant.offsets.numpy(), counts.n_candidates.numpy()
-        )
-        values.append(ranking_metric(parse_metric(metric), ranks))
+        values.append(ranking_metric(parse_metric(metric), ranked(batch, score)))
     of_users = np.concatenate(values).reshape(rows.draws, -1).mean(0)
     return mean(of_users), rows.user[material.sampled].numpy()
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from benchmark.audit.finding import Finding, listed, reason
+from benchmark.audit.finding import Finding, abridged, reason
 from benchmark.audit.material import LONGEST, Material
 from benchmark.audit.plain import holds, plain
 from benchmark.data.batch import Batch
@@ -52,20 +52,20 @@ def prompts(material: Material) -> list[Finding]:
         return [Finding(CHECK, HEAD, "fine", "No model of this experiment reads prompts.")]
     if faulty := {label: s for label, s in seen.items() if s.through_target}:
         told = [f"{label} ({s.through_target} of {s.prompts} prompts)" for label, s in faulty.items()]
-        said = f"Prompts with another item as the candidate hold the title that is asked for: {listed(told)}."
+        said = f"Prompts with another item as the candidate hold the title that is asked for: {abridged(told)}."
         out.append(
             Finding(CHECK, HEAD, "fault", said, {f"{k}_prompts": float(s.through_target) for k, s in faulty.items()})
         )
     if twins := {label: s for label, s in seen.items() if s.through_twin}:
         told = [f"{label} ({s.through_twin} of {s.prompts} prompts)" for label, s in twins.items()]
-        said = f"The title that is asked for stands in the history, as that of another item: {listed(told)}."
+        said = f"The title that is asked for stands in the history, as that of another item: {abridged(told)}."
         out.append(
             Finding(CHECK, HEAD, "warning", said, {f"{k}_prompts": float(s.through_twin) for k, s in twins.items()})
         )
     if clean := [label for label in seen if label not in faulty and label not in twins]:
         n, short = seen[clean[0]].prompts, max(seen[label].short for label in clean)
         left = f"; {short} titles of fewer than {LETTERS} letters were left out" if short else ""
-        said = f"None of {n} prompts with another candidate holds a title that is asked for ({listed(clean)}){left}."
+        said = f"None of {n} prompts with another candidate holds a title that is asked for ({abridged(clean)}){left}."
         out.append(Finding(CHECK, HEAD, "fine", said, {"prompts": float(n), "short": float(short)}))
     return out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from benchmark.audit.finding import listed
 from benchmark.evaluation.metrics import higher_is_better, parse_metric
 from benchmark.reports.budgets import Contest, Crossing, Family, Gap, against_best, contests, families
 from benchmark.reports.names import GROUP_TITLES, title
@@ -37,10 +38,6 @@ def rounded(n: float) -> str:
     """Return a number of interactions that was read off a line: two digits count."""
     digits = max(len(str(int(n))) - 2, 0)
     return f"{round(n, -digits):,.0f}"
-
-
-def listed(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def p_text(p: float) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from benchmark.audit.finding import Finding, listed, percent
+from benchmark.audit.finding import Finding, abridged, listed, percent
 from benchmark.reports.audit import alarm, section, summary, write
 from tests.test_cli import levelfield
 
@@ -132,4 +132,4 @@ def test_what_is_written_and_shown(tmp_path: Path) -> None:
     ]
     assert listed(["a"]) == "a"
     assert listed(["a", "b", "c"]) == "a, b and c"
-    assert listed(list("abcdefgh")) == "a, b, c, d, e, f and 2 more"
+    assert abridged(list("abcdefgh")) == "a, b, c, d, e, f and 2 more"

@@ -133,7 +133,8 @@ def test_likes_that_the_items_alone_explain(tmp_path: Path) -> None:
     item_made = rows.with_columns(
         rating=pl.when(quality + pl.Series(rng.random(rows.height)) * 0.4 > 0.7).then(5).otherwise(1)
     )
-    models = {"bias": {"class": "baselines.bias.Bias"}, "mf": {"class": "baselines.mf.MF", "loss": "bce"}}
+    learned = {"class": "baselines.mf.MF", "loss": "bce", "learning_rate": 0.05, "batch_size": 128}
+    models = {"bias": {"class": "baselines.bias.Bias"}, "mf": learned}
     task = {"kind": "preference", "metrics": ["auc"], "split": {"kind": "ratio"}}
     finding = real(tmp_path / "a", item_made, models, **task)
     assert finding.level == "warning"
