@@ -41,8 +41,7 @@ class EvalRows(Dataset):
         self.start, self.stop = torch.from_numpy(start), torch.from_numpy(stop)
         self.seen, self.relevant, self.candidates, self.label = seen, relevant, candidates, label
         self.allow_repeats = allow_repeats
-        self.draws = draws
-        """Number of candidate lists of each user; row r is of draw ``r // (number of rows / draws)``."""
+        self.draws = draws  # candidate lists of each user: row r is of draw r // n_judged
         self.all = torch.arange(len(self.user))
 
     def __len__(self) -> int:

@@ -18,9 +18,10 @@ from benchmark.errors import InputError
 DOWNLOAD = Download(
     "llara-lastfm",
     "llara-lastfm",
+    # a copy by others; code and protocol: https://github.com/ljy0ustc/LLaRA
     "data/ref/lastfm, its pickles written as train.jsonl.gz, valid.jsonl.gz, test.jsonl.gz ({user_id, history: oldest "
     "first, without padding, target} a line) and items.csv (item_id, artist)",
-    "https://github.com/ljy0ustc/LLaRA/tree/9733f732399e95e236f4f2e1d1139c1f0437090e",
+    "https://github.com/ChickenTheSlayer/DeepRec/tree/4a8562582e79c1fb493d54d4ee29da62a03bdd13",
     "Last.fm data of HetRec 2011, not for commercial use",
 )
 FILES = (*(f"{part}.jsonl.gz" for part in PARTS), "items.csv")
