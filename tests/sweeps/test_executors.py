@@ -71,6 +71,18 @@ def running(runs: Path) -> list[Any]:
     return [t for t in stored(runs) if t.state.name == "RUNNING" and "lease" in t.user_attrs]
 
 
+def held(runs: Path, node: str) -> int | None:
+    """Stop a process in the midst of a trial on this node, and return its id."""
+    for trial in running(runs):
+        pid = trial.user_attrs["lease"]["pid"]
+        if trial.user_attrs["lease"]["node"] == node:
+            os.kill(pid, signal.SIGSTOP)
+            if trial.number in {t.number for t in running(runs) if t.user_attrs["lease"]["pid"] == pid}:
+                return pid
+            os.kill(pid, signal.SIGCONT)
+    return None
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, str]]]:
     """An experiment file and the table that one process makes of it."""
@@ -159,8 +171,11 @@ def test_trials_of_a_lost_ray_node_are_done_by_the_others(
     runs = tmp_path / "runs"
     folders = ["--runs", runs, "--results", tmp_path / "results"]
     process = begun("sweep", file, *LONG, "--executor", "ray", "--address", cluster.address, *folders)
-    until(lambda: [t for t in running(runs) if t.user_attrs["lease"]["node"] == second.node_id], process)
+    # a trial may end while its node is being removed: its process is held until the node is gone
+    pid = until(lambda: held(runs, second.node_id), process)
     cluster.remove_node(second, allow_graceful=False)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
     finished(process)
     trials = stored(runs)
     assert {t.state.name for t in trials} == {"COMPLETE"}
