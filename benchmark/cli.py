@@ -1,4 +1,4 @@
-"""The command line: prepare, run, sweep, status, table, report, audit, verify; heavy imports inside the commands."""
+"""The command line: prepare, run, sweep, status, table, report, audit, verify, recommend; heavy imports inside."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from benchmark.experiment import Experiment
+    from benchmark.serving.trained import TrainedModel
     from benchmark.sweeps.standing import Standing
 
 app = typer.Typer(
@@ -390,6 +391,93 @@ def verify(
             faults += show(name, check_joint(made, results / name), console)
     if faults:
         raise typer.Exit(1)
+
+
+@app.command()
+def recommend(
+    which: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="Key of a run (its first letters do), or an experiment file with --model."),
+    ],
+    overrides: Overrides = None,
+    history: Annotated[
+        list[str] | None, typer.Option("--history", metavar="TITLE", help="Something liked (may be given again).")
+    ] = None,
+    query: Annotated[str | None, typer.Option("--query", help="What is asked for, for models that read text.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Length of the list.")] = 10,
+    user: Annotated[str | None, typer.Option("--user", help="Id of a user of the data, with all the history.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Of the file; the best one on validation of its first experiment without it."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of the model's run; the best one without it.")] = None,
+    interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Ask, answer, ask again.")] = False,
+    defaults: Defaults = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Recommend items to somebody with a trained model: by titles, by words, or both; with reasons and the time taken.
+
+    levelfield recommend experiments/quickstart.yaml --history "Toy Story" --history "Aladdin" -k 5
+    """
+    console = _console()
+    trained = _trained(which, overrides or [], model, seed, defaults, runs, console)
+    from benchmark.reports.recommended import show
+
+    if history or query or user or not interactive:
+        with console.status("loading the model"):
+            found = trained.recommend(history or [], query, k, user)
+        show(trained, found, console)
+    if not interactive:
+        return
+    from benchmark.serving.conversation import HELP, Conversation
+
+    said = Conversation(trained.titles)
+    said.query = query
+    for title in history or []:
+        said.take(title)
+    console.print(HELP, style="dim", highlight=False)
+    while True:
+        try:
+            line = console.input("> ").strip()
+        except EOFError:
+            return
+        if line in ("quit", "exit", "q"):
+            return
+        try:
+            said.take(line)
+            if said.history or said.query or user:
+                show(trained, trained.recommend(said.history, said.query, k, user), console)
+        except InputError as error:
+            console.print(str(error), highlight=False)
+
+
+def _trained(
+    which: str,
+    overrides: list[str],
+    model: str | None,
+    seed: int | None,
+    defaults: bool,
+    runs: Path,
+    console: Console,
+) -> TrainedModel:
+    """Return the trained model that is meant by a key or by an experiment file."""
+    from benchmark.errors import nearest
+    from benchmark.serving.find import by_key, of_experiment
+
+    if not which.endswith((".yaml", ".yml")):
+        for name, value in (("--model", model), ("--seed", seed), ("KEY=VALUE", overrides)):
+            if value not in (None, []):
+                raise InputError(f"{name}: only with an experiment file; {which} is the key of one run")
+        return by_key(which, runs)
+    from benchmark.sweeps.standing import standing
+
+    experiments = _load(Path(which), overrides)
+    if model is not None and not any(model in e.models for e in experiments):
+        known = {label for e in experiments for label in e.models}
+        raise InputError(f"--model {model}: no such model in {which}{nearest(model, known)}")
+    first = next(e for e in experiments if model is None or model in e.models)
+    here = standing(first, runs, defaults, console)
+    return of_experiment(here.experiment, here.data, runs, model, seed)
 
 
 def _having(experiments: list[Experiment], labels: list[str]) -> list[Experiment]:

@@ -24,6 +24,7 @@ HEIGHT = {
     "benchmark.runs": 4,
     "benchmark.sweeps": 5,
     "benchmark.audit": 5,
+    "benchmark.serving": 5,
     "benchmark.reports": 6,
     "benchmark.cli": 7,
 }

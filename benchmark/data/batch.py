@@ -93,6 +93,8 @@ class Batch(_Movable):
         row: (B,) int64 number of each judged row, unique within its part.
         draw: (B,) int64 number of the draw of candidates, where users are judged on several; else None.
         excluded: columns of the scores that are out of the competition: seen items or padding (for the evaluator).
+        query: what each of the B users asks for, in words. Never in training or evaluation; read by models that say
+            ``reads_queries``.
     """
 
     user: Tensor
@@ -109,6 +111,7 @@ class Batch(_Movable):
     excluded: Ragged | None = None
     row: Tensor | None = None
     draw: Tensor | None = None
+    query: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.user)

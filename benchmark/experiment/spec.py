@@ -305,6 +305,37 @@ class RunSpec:
     def model_class(self) -> type[Recommender]:
         return model_class(self.class_path, f"models.{self.label}")
 
+    @classmethod
+    def from_resolved(cls, resolved: dict[str, Any], experiment: str, label: str) -> RunSpec:
+        """Return the spec that ``resolved`` was made of, as a record holds it; metrics are the default ones.
+
+        Raises:
+            InputError: this version of the code has no such class or setting.
+        """
+        where = f"models.{label}"
+        stages = {
+            role: cls.from_resolved(stage, experiment, role) for role, stage in resolved.get("stages", {}).items()
+        }
+        names = {role: role for role in stages}  # their labels are no part of it
+        model = model_class(resolved["class"], where)
+        try:
+            return cls(
+                experiment=experiment,
+                label=label,
+                dataset=DatasetConfig.model_validate(resolved["dataset"]),
+                task=Task.model_validate(resolved["task"]),
+                split_seed=resolved["split_seed"],
+                class_path=resolved["class"],
+                config=model_config(model, {**resolved["config"], **names}, where),
+                trainer=TrainerConfig.model_validate(resolved["trainer"]),
+                limit_train=resolved["limit_train"],
+                seed=resolved["seed"],
+                sample_seed=resolved.get("sample_seed", resolved["split_seed"]),
+                stages=stages,
+            )
+        except ValidationError as error:
+            raise InputError(f"{where}: stored by another version of the code: {error.errors()[0]['msg']}") from None
+
     def resolved(self) -> dict[str, Any]:
         """Return the outcome-deciding settings as plain JSON values.
 

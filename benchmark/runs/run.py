@@ -37,8 +37,8 @@ class Planned:
     record: RunRecord | None
 
 
-def prepare(experiment: Experiment, runs: str | Path = "runs") -> PreparedData:
-    """Load (or take from the cache), filter and split the data of an experiment.
+def prepare(experiment: Experiment | RunSpec, runs: str | Path = "runs") -> PreparedData:
+    """Load (or take from the cache), filter and split the data of an experiment, or of one run of it.
 
     Raises:
         InputError: the data cannot be used; one line that says where and why.
