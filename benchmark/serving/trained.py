@@ -21,7 +21,6 @@ from benchmark.runs.execute import PreparedData, load_model
 from benchmark.runs.record import RunRecord, RunStore
 from benchmark.serving.titles import Titles
 
-
 NOTHING = 1e-5  # of the range of a user's scores: smaller changes are none
 
 
@@ -164,11 +163,13 @@ class TrainedModel:
         if new_user not in self._loaded:
             try:
                 model = load_model(self.spec, self.data, self.store, new_user, self.record.key)
-            except InputError as error:
+            except InputError:
                 if not new_user:
                     raise
+                known = self.model(new_user=False)  # else something else is wrong, which is then said
                 raise InputError(
-                    f"'{self.spec.label}' cannot serve new users ({error}); --user takes one of the data's own"
+                    f"'{self.spec.label}' ({type(known).__name__}) holds something of each of its users and cannot "
+                    "serve a new one; --user takes one of the data's own"
                 ) from None
             self._loaded[new_user] = model
         return self._loaded[new_user]
