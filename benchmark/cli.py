@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from benchmark.experiment import Experiment
-    from benchmark.serving.trained import TrainedModel
     from benchmark.sweeps.standing import Standing
 
 app = typer.Typer(
@@ -420,8 +419,10 @@ def recommend(
     levelfield recommend experiments/quickstart.yaml --history "Toy Story" --history "Aladdin" -k 5
     """
     console = _console()
-    trained = _trained(which, overrides or [], model, seed, defaults, runs, console)
     from benchmark.reports.recommended import show
+    from benchmark.serving.find import trained as trained_model
+
+    trained = trained_model(which, model, seed, runs, overrides or [], defaults, console)
 
     if history or query or user or not interactive:
         with console.status("loading the model"):
@@ -449,35 +450,6 @@ def recommend(
                 show(trained, trained.recommend(said.history, said.query, k, user), console)
         except InputError as error:
             console.print(str(error), highlight=False)
-
-
-def _trained(
-    which: str,
-    overrides: list[str],
-    model: str | None,
-    seed: int | None,
-    defaults: bool,
-    runs: Path,
-    console: Console,
-) -> TrainedModel:
-    """Return the trained model that is meant by a key or by an experiment file."""
-    from benchmark.errors import nearest
-    from benchmark.serving.find import by_key, of_experiment
-
-    if not which.endswith((".yaml", ".yml")):
-        for name, value in (("--model", model), ("--seed", seed), ("KEY=VALUE", overrides)):
-            if value not in (None, []):
-                raise InputError(f"{name}: only with an experiment file; {which} is the key of one run")
-        return by_key(which, runs)
-    from benchmark.sweeps.standing import standing
-
-    experiments = _load(Path(which), overrides)
-    if model is not None and not any(model in e.models for e in experiments):
-        known = {label for e in experiments for label in e.models}
-        raise InputError(f"--model {model}: no such model in {which}{nearest(model, known)}")
-    first = next(e for e in experiments if model is None or model in e.models)
-    here = standing(first, runs, defaults, console)
-    return of_experiment(here.experiment, here.data, runs, model, seed)
 
 
 def _having(experiments: list[Experiment], labels: list[str]) -> list[Experiment]:

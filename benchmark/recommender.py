@@ -22,7 +22,7 @@ from benchmark.evaluation.evaluator import PreferenceEvaluator, RankingEvaluator
 from benchmark.evaluation.generations import GenerationEvaluator
 from benchmark.evaluation.metrics import GENERATION_METRICS, parse_metric
 
-Group = Literal["trivial", "collaborative", "sequential", "content", "llm-zero-shot", "llm"]
+Group = Literal["trivial", "collaborative", "sequential", "content", "llm-zero-shot", "llm", "ensemble"]
 WEIGHTS = "model.safetensors"
 CHECK_EVERY = 50  # steps after which an accelerator is asked for its loss: reading the number stalls it
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
@@ -130,7 +130,8 @@ class Recommender(LightningModule):
     @classmethod
     def stages_of(cls, config: ModelConfig) -> dict[str, str]:
         """Return which other models of the experiment this one stands on: role -> label, such as
-        ``{"first_stage": "ease"}``. The role is the key of the config that names the label.
+        ``{"first_stage": "ease"}``. The role is the key of the config that names the label, or ``key.0``, ``key.1`` ...
+        where it names several.
         """
         return {}
 

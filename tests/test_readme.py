@@ -53,6 +53,10 @@ def test_commands(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert done.returncode == 0, done.stderr
         assert "Audit of quickstart: " in done.stdout
         assert (tmp_path / "results" / "quickstart" / "audit.md").is_file()
+    elif words[0] == "recommend":
+        done = levelfield(*words, *runs)
+        assert done.returncode == 2
+        assert "of quickstart is stored under" in done.stderr
     elif words[0] == "prepare":
         done = levelfield(*words, *runs)
         assert done.returncode == 0, done.stderr

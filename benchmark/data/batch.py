@@ -154,6 +154,8 @@ class BatchSpec:
         min_history: leave training rows with a shorter history out (pointwise and pairwise).
         passes: how often an epoch goes through the training rows, each time in another order.
         drop_last: drop a last training batch that is not full.
+        part: which part is learned from: "train", or "valid" (its judged rows, of the kind "whole") for what is fitted
+            on validation, such as a calibration.
         cost: a function Batch -> (B,) cost of each row (such as its number of tokens); rows of like cost then share a
             training batch.
     """
@@ -167,4 +169,5 @@ class BatchSpec:
     min_history: int = 0
     passes: int = 1
     drop_last: bool = False
+    part: Literal["train", "valid"] = "train"
     cost: Callable[[Batch], Tensor] | None = None

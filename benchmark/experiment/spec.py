@@ -316,7 +316,10 @@ class RunSpec:
         stages = {
             role: cls.from_resolved(stage, experiment, role) for role, stage in resolved.get("stages", {}).items()
         }
-        names = {role: role for role in stages}  # their labels are no part of it
+        names: dict[str, Any] = {}  # their labels are no part of it
+        for role in stages:
+            key, several, _ = role.partition(".")
+            names[key] = [*names.get(key, []), role] if several else role
         model = model_class(resolved["class"], where)
         try:
             return cls(
@@ -347,7 +350,7 @@ class RunSpec:
             "task": self.task.model_dump(mode="json", exclude={"metrics"}),
             "split_seed": self.split_seed,
             "class": self.class_path,
-            "config": self.config.model_dump(mode="json", exclude=set(self.stages)),
+            "config": self.config.model_dump(mode="json", exclude={role.partition(".")[0] for role in self.stages}),
             "trainer": self.trainer.model_dump(mode="json"),
             "limit_train": self.limit_train,
             "seed": self.seed,

@@ -193,6 +193,17 @@ class PromptTokens:
         other.pool = np.concatenate([self.pool, table.tokens])
         return other
 
+    def cut_candidates(self, max_length: int) -> int:
+        """Cut the end of candidates that would not fit into a prompt of so many tokens; return how many there are."""
+        tables = dict(self.parts)
+        table = tables["candidate"]
+        room = max(max_length - self.fixed + int(table.length.max()), 1)
+        n = int((table.length > room).sum())
+        shorter = Pieces(table.start, np.minimum(table.length, room))
+        self.parts = [(name, shorter if name == "candidate" else part) for name, part in self.parts]
+        self.fixed += int(shorter.length.max()) - int(table.length.max())
+        return n
+
     # --- what is asked of them ---------------------------------------------------------------------------------------
 
     def check_fits(self, max_length: int) -> None:

@@ -28,7 +28,7 @@ class TwoTowerConfig(LLMConfig):
     learning_rate: float = Field(1e-3, gt=0, description="Step size.")
     negatives: int = Field(0, ge=0, description="Items drawn for each batch beside its own, uniformly.")
     max_history: int = Field(20, gt=0, description="Newest items of a history that are read.")
-    max_length: int = Field(64, gt=2, description="Most tokens of an item's text.")
+    max_length: int = Field(64, gt=2, description="Most tokens of an item's text; its end is cut.")
     item_fields: tuple[str, ...] | None = Field(None, description="Columns that make the text; all by default.")
     pooling: Pooling | None = Field(None, description="mean, cls or last; the model's own by default.")
     temperature: float = Field(0.07, gt=0, description="Divides the cosine.")
@@ -60,6 +60,7 @@ class TwoTower(LanguageRecommender):
         texts = item_texts(catalogue.items, config.item_fields)
         self.pieces = PromptTokens(ALONE, self.backbone.tokenizer, texts, cache=catalogue.cache)
         self.max_length = min(config.max_length, self.backbone.max_length)
+        self.n_cut = self.pieces.cut_candidates(self.max_length)
         size = self.backbone.hidden_size
         self.project = nn.Linear(size, size, bias=False)
         nn.init.zeros_(self.project.weight)  # starts as the plain mean of the history
@@ -83,6 +84,7 @@ class TwoTower(LanguageRecommender):
         """Return (B, d) normalised vectors of B texts that are no items."""
         pieces = PromptTokens(ALONE, self.backbone.tokenizer, texts)
         with torch.no_grad(), self.backbone.merged():
+            pieces.cut_candidates(self.backbone.max_length)
             prompts = flat_prompts(pieces, self.backbone.max_length, candidate=np.arange(len(texts)))
             return F.normalize(self.backbone.encode_all(prompts), dim=-1)
 
@@ -152,6 +154,7 @@ class TwoTower(LanguageRecommender):
     def report(self) -> dict[str, float]:
         return {
             **super().report(),
+            "item_texts_cut_share": self.n_cut / max(self.n_items, 1),
             "popularity_weight": float(self.popularity.detach()),
             "decay": float(F.softplus(self.decay.detach())),
         }

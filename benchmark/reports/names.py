@@ -13,6 +13,7 @@ GROUP_TITLES = {
     "content": "Content",
     "llm-zero-shot": "LLM zero-shot",
     "llm": "LLM fine-tuned",
+    "ensemble": "On top of other rows",
     "published": "Published, not run here",
 }
 COSTS = {

@@ -5,15 +5,55 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from benchmark.errors import InputError, nearest
 from benchmark.evaluation.metrics import higher_is_better
-from benchmark.experiment import Experiment, RunSpec
+from benchmark.experiment import Experiment, RunSpec, load_all
 from benchmark.runs.execute import PreparedData
 from benchmark.runs.record import RECORD, RunRecord, RunStore
 from benchmark.runs.run import plan, prepare
 from benchmark.serving.trained import TrainedModel
+from benchmark.sweeps.standing import standing
 
 SHORTEST = 4  # letters of a key that name a run
+
+
+def trained(
+    which: str | Path,
+    model: str | None = None,
+    seed: int | None = None,
+    runs: str | Path = "runs",
+    overrides: Sequence[str] = (),
+    defaults: bool = False,
+    console: Console | None = None,
+) -> TrainedModel:
+    """Return the trained model of a stored run.
+
+    Args:
+        which: an experiment file, or the key of a run (its first letters do).
+        model: label in the file; None: the one that is best on the validation part of its first experiment.
+        seed: of the run; None: the best one on the validation part.
+        runs: folder of the runs.
+        overrides: of the file, ``key=value``.
+        defaults: the file's own parameters, whatever a sweep selected.
+        console: where to say which models are tuned.
+
+    Raises:
+        InputError: no such model or seed, or no finished run of it.
+    """
+    if not str(which).endswith((".yaml", ".yml")):
+        for name, value in (("--model", model), ("--seed", seed), ("KEY=VALUE", tuple(overrides) or None)):
+            if value is not None:
+                raise InputError(f"{name}: only with an experiment file; {which} is the key of one run")
+        return by_key(str(which), runs)
+    experiments = load_all(which, overrides)
+    known = {label for e in experiments for label in e.models}
+    if model is not None and model not in known:
+        raise InputError(f"--model {model}: no such model in {which}{nearest(model, known)}")
+    first = next(e for e in experiments if model is None or model in e.models)
+    here = standing(first, Path(runs), defaults, console or Console(quiet=True))
+    return of_experiment(here.experiment, here.data, runs, model, seed)
 
 
 def by_key(key: str, runs: str | Path = "runs") -> TrainedModel:
@@ -61,8 +101,8 @@ def of_experiment(
         if model in (None, p.spec.label) and seed in (None, p.spec.seed) and p.state == "cached"
     ]
     if not wanted:
-        whose = f"of '{model}' " if model else ""
-        raise InputError(f"no finished run {whose}of {experiment.name} is stored under {store.root}/; run it first")
+        whose = f"'{model}' of " if model else ""
+        raise InputError(f"no run of {whose}{experiment.name} is stored under {store.root}/; run it first")
     metric = experiment.task.metrics[0]
     sign = 1 if higher_is_better(metric) else -1
 
