@@ -32,7 +32,8 @@ def show(model: TrainedModel, found: Recommendations, console: Console) -> None:
         table.add_row(*row, *([_reason(item.nearest), _reason(item.counted)] if explained else []))
     console.print(table, highlight=False)
     if not found.reads_history:
-        console.print(f"'{model.spec.label}' does not read the history: anybody is recommended this", highlight=False)
+        who = "anybody new" if found.user is None else f"{found.user}, whom it knows from training,"
+        console.print(f"'{model.spec.label}' does not read the history: {who} is recommended this", highlight=False)
     took = ", ".join(f"{name} {1000 * s:.0f} ms" for name, s in found.seconds.items())
     console.print(f"{len(model.titles):,} items: {took}", style="dim", highlight=False)
 

@@ -61,6 +61,7 @@ class Recommendations:
         items: the best first, none of the history among them.
         history: titles as they were understood, oldest first.
         query: what was asked for.
+        user: id of the user of the data, None for a new one.
         reads_history: whether the history makes any difference to this model's scores.
         seconds: to score the whole catalogue, and to explain the list.
     """
@@ -68,6 +69,7 @@ class Recommendations:
     items: list[Recommended]
     history: list[str]
     query: str | None
+    user: str | None
     reads_history: bool
     seconds: dict[str, float]
 
@@ -152,7 +154,7 @@ class TrainedModel:
                 )
             )
         reads = falls is None or bool(falls.any())
-        return Recommendations(listed, [self.titles.names[i] for i in items], query, reads, seconds)
+        return Recommendations(listed, [self.titles.names[i] for i in items], query, user, reads, seconds)
 
     def model(self, new_user: bool) -> Recommender:
         """Return the model, with room for one more user or as it was trained.
