@@ -205,8 +205,10 @@ def _measure_of(
     if one.name == "gini":
         return lambda lists: values_of.gini_values(lists, k, n_items)
     if one.name == "novelty":
-        pairs = np.unique(split.train.user.astype(np.int64) * n_items + split.train.item)  # who came back counts once
-        knowing, n_users = np.bincount(pairs % n_items, minlength=n_items), len(np.unique(split.train.user))
+        pairs = np.sort(split.train.user.astype(np.int64) * n_items + split.train.item)
+        pairs = pairs[np.diff(pairs, prepend=-1) > 0]  # who came back counts once
+        knowing = np.bincount(pairs % n_items, minlength=n_items)
+        n_users = np.count_nonzero(np.diff(split.train.offsets))
         return lambda lists: novelty(lists, k, knowing, n_users)
     if one.name == "popularity_bias":
         history = _history_popularity(split, popularity)[inner]
