@@ -103,5 +103,5 @@ def check_columns(asked: Iterable[Beyond], users: pl.DataFrame, items: pl.DataFr
             hint = nearest(one.column, names) or f"; nothing but {without} is known of them"
             raise InputError(f"{where}: {who} have no '{one.column}'{hint}")
         dtype = frame[one.column].dtype
-        if dtype.is_nested() and (one.name == GAP or not isinstance(dtype, pl.List) or dtype.inner.is_nested()):  # type: ignore[union-attr]
+        if dtype.is_nested() and (one.name == GAP or not isinstance(dtype, pl.List) or dtype.inner.is_nested()):
             raise InputError(f"{where}: '{one.column}' of the {who} holds {dtype}, expected one value each")

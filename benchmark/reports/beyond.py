@@ -208,7 +208,7 @@ def _measure_of(
         pairs = np.sort(split.train.user.astype(np.int64) * n_items + split.train.item)
         pairs = pairs[np.diff(pairs, prepend=-1) > 0]  # who came back counts once
         knowing = np.bincount(pairs % n_items, minlength=n_items)
-        n_users = np.count_nonzero(np.diff(split.train.offsets))
+        n_users = int(np.count_nonzero(np.diff(split.train.offsets)))
         return lambda lists: novelty(lists, k, knowing, n_users)
     if one.name == "popularity_bias":
         history = _history_popularity(split, popularity)[inner]
