@@ -140,7 +140,7 @@ def run(
                 runner.watch(experiment, planned, store, console, expected, team.working, team.n or 1)
         ran = runner.run(experiment, runs, console, expected=earlier[experiment.name], data=data)
         failed += sum(record.status == "failed" for record in ran)
-        parts.append(part(whole, runner.stored(whole, data, store) if only else ran, store, notes))
+        parts.append(part(whole, runner.stored(whole, data, store) if only else ran, store, notes, split=data.split))
         publish(parts[-1:], store, results, console)
     if dry_run:
         return
@@ -220,7 +220,7 @@ def sweep(
         selected = state.selected()
         records = runner.run(selected, runs, console, data=data)
         failed += sum(record.status == "failed" for record in records)
-        parts.append(part(selected, records, store, state.notes()))
+        parts.append(part(selected, records, store, state.notes(), split=data.split))
         publish(parts[-1:], store, results, console, state.snapshots())
     publish_grids(parts, store, results, console)
     if failed:
@@ -253,8 +253,8 @@ def table(
 ) -> None:
     """Rebuild the table (Markdown, LaTeX, CSV, HTML) and its manifest from the stored records alone; nothing is run.
 
-    The `report:` block of the file chooses the test (permutation, wilcoxon), the correction (holm, bh) and the cost
-    columns; `published:` rows stand beside ours.
+    The `report:` block of the file chooses the test (permutation, wilcoxon), the correction (holm, bh), the columns of
+    cost and those of fairness and exposure (`beyond`); `published:` rows stand beside ours.
     """
     console = _console()
     from benchmark.reports.part import part
@@ -263,7 +263,7 @@ def table(
 
     store, parts = RunStore(runs), []
     for here, records in _stored(file, overrides, runs, defaults, console):
-        parts.append(part(here.experiment, records, store, here.notes))
+        parts.append(part(here.experiment, records, store, here.notes, split=here.data.split))
         publish(parts[-1:], store, results, console)
     publish_grids(parts, store, results, console)
 
@@ -294,7 +294,7 @@ def report(
 
     store, chapters = RunStore(runs), []
     for here, records in _stored(file, overrides, runs, defaults, console):
-        mine = part(here.experiment, records, store, here.notes, targets=True)
+        mine = part(here.experiment, records, store, here.notes, targets=True, split=here.data.split)
         findings = audit_of(here.experiment, here.data, records, store, here.trials(storage), outcomes=mine.outcomes)
         told = here.studies(storage), here.values, str(file), overrides or (), findings
         chapters.append(page.Chapter(mine, here.data.split, *told))

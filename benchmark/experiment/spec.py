@@ -7,11 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from benchmark.data.task import Task
 from benchmark.errors import InputError, nearest
 from benchmark.evaluation.metrics import GENERATION_METRICS, PREFERENCE_METRICS, RANKING_METRICS, parse_metric
+from benchmark.experiment.beyond import Beyond, parse_beyond
 from benchmark.experiment.classes import model_class, model_config
 from benchmark.experiment.presentation import Published, Report
 from benchmark.experiment.search import Dimension, Sweep
@@ -100,6 +109,18 @@ class Experiment(_Strict):
             raise ValueError(f"metrics: '{max(task.metrics, key=task.metrics.count)}' stands twice")
         return task
 
+    @field_validator("report")
+    @classmethod
+    def _beyond_can_be_read(cls, report: Report, info: ValidationInfo) -> Report:
+        if (task := info.data.get("task")) is not None:
+            try:
+                found = [parse_beyond(text, task.metrics, task.kind) for text in report.beyond]
+            except InputError as error:
+                raise ValueError(str(error)) from None
+            if len(set(found)) < len(found):
+                raise ValueError(f"beyond: '{max(found, key=found.count).text}' stands twice")
+        return report
+
     @model_validator(mode="after")
     def _proposed_are_there(self) -> Experiment:
         for label in self.report.proposed or ():
@@ -125,6 +146,11 @@ class Experiment(_Strict):
     def part(self) -> str:
         """What the data set is called in a table of several."""
         return self.name.removeprefix(f"{self.report.together}-") if self.report.together else self.name
+
+    @property
+    def beyond(self) -> tuple[Beyond, ...]:
+        """What `report.beyond` asks for."""
+        return tuple(parse_beyond(text, self.task.metrics, self.task.kind) for text in self.report.beyond)
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
