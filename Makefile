@@ -27,7 +27,7 @@ quickstart: .venv/.installed  ## one table: trivial, classical and LLM recommend
 	@$(BIN)/levelfield run experiments/quickstart.yaml
 
 test: .venv/.installed  ## all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadscope
 
 lint: .venv/.installed  ## ruff: rules and format
 	@$(BIN)/ruff check .

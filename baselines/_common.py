@@ -44,7 +44,8 @@ def weighted(matrix: csr_matrix, kind: Weighting, fitted_on: csr_matrix | None =
     if kind == "none":
         return matrix
     source = matrix if fitted_on is None else fitted_on
-    idf = np.log((1 + source.shape[0]) / (1 + source.getnnz(axis=0))).astype(np.float32)
+    n = np.count_nonzero(source.getnnz(axis=1))  # empty rows say nothing of how rare a column is
+    idf = np.log((1 + n) / (1 + source.getnnz(axis=0))).astype(np.float32)
     out = csr_matrix(matrix @ diags_array(idf))
     if kind == "bm25":
         lengths = np.diff(matrix.indptr) / max(source.nnz / source.shape[0], 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -23,6 +25,7 @@ class TextEmbedding(Recommender):
 
     batch_kind = "whole"
     group = "content"
+    reads_queries = True
     vectors: Tensor
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
@@ -36,22 +39,22 @@ class TextEmbedding(Recommender):
 
     @torch.no_grad()
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        backbone = self.backbone
         texts = item_texts(self.catalogue.items, self.config.item_fields)
         # texts of like length share a batch, so that little padding is read
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         for start in range(0, len(texts), self.config.encode_batch_size):
             rows = order[start : start + self.config.encode_batch_size]
-            tokens = backbone.tokenizer(
-                [texts[i] for i in rows],
-                padding=True,
-                truncation=True,
-                max_length=backbone.max_length,
-                return_tensors="pt",
-            ).to(self.device)
-            self.vectors[rows] = F.normalize(backbone.encode(tokens["input_ids"], tokens["attention_mask"]))
+            self.vectors[rows] = self.encode([texts[i] for i in rows])
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Return (n, d) normalised vectors of n texts."""
+        cut = {"padding": True, "truncation": True, "max_length": self.backbone.max_length}
+        tokens = self.backbone.tokenizer(list(texts), return_tensors="pt", **cut).to(self.device)
+        return F.normalize(self.backbone.encode(tokens["input_ids"], tokens["attention_mask"]))
 
     def score(self, batch: Batch) -> Tensor:
         assert batch.seen is not None
-        profile = F.embedding_bag(batch.seen.values, self.vectors, batch.seen.offsets[:-1], mode="mean")
-        return self.dot(F.normalize(profile), self.vectors, batch)
+        profile = F.normalize(F.embedding_bag(batch.seen.values, self.vectors, batch.seen.offsets[:-1], mode="mean"))
+        if batch.query is not None:  # what is asked for weighs as much as all the history
+            profile = F.normalize(profile + self.encode(batch.query))
+        return self.dot(profile, self.vectors, batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import normalize
 from torch import Tensor
 
 from baselines._common import known_matrix
@@ -24,13 +25,17 @@ class TfIdf(Recommender):
 
     batch_kind = "whole"
     group = "content"
+    reads_queries = True
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
         vectorizer = TfidfVectorizer(max_features=config.max_features, sublinear_tf=True)
+        self.vectorizer = vectorizer
         self.vectors = vectorizer.fit_transform(item_texts(catalogue.items, config.item_fields)).tocsr()
 
     def score(self, batch: Batch) -> Tensor:
         assert batch.seen is not None
         profile = known_matrix(batch.seen, self.n_items) @ self.vectors
+        if batch.query is not None:  # what is asked for weighs as much as all the history
+            profile = normalize(profile) + self.vectorizer.transform(batch.query)
         return self.pick(torch.from_numpy((profile @ self.vectors.T).toarray()).float().to(batch.user.device), batch)

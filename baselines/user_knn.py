@@ -24,21 +24,21 @@ class UserKNN(Recommender):
 
     batch_kind = "whole"
     items: Tensor
-    offsets: Tensor
+    lengths: Tensor
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
         self.register_buffer("items", torch.zeros(len(catalogue.train), dtype=torch.int64))
-        self.register_buffer("offsets", torch.zeros(self.n_users + 1, dtype=torch.int64))
+        self.register_buffer("lengths", torch.zeros(self.n_users, dtype=torch.int64))
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         matrix = interaction_matrix(batch, self.n_users, self.n_items)
         self.items[: matrix.nnz] = torch.from_numpy(matrix.indices).to(self.items)
-        self.offsets.copy_(torch.from_numpy(matrix.indptr))
+        self.lengths.copy_(torch.from_numpy(np.diff(matrix.indptr)))
 
     def score(self, batch: Batch) -> Tensor:
         assert batch.seen is not None
-        offsets = self.offsets.cpu().numpy()
+        offsets = np.append(0, self.lengths.cpu().numpy().cumsum())
         nnz = int(offsets[-1])
         ones = np.ones(nnz, np.float32)
         train = csr_matrix((ones, self.items[:nnz].cpu().numpy(), offsets), shape=(self.n_users, self.n_items))

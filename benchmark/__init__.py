@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from benchmark.runs.record import RunStore as RunStore
     from benchmark.runs.run import prepare as prepare
     from benchmark.runs.run import run as run
+    from benchmark.serving.find import trained as trained
+    from benchmark.serving.trained import TrainedModel as TrainedModel
 
 _HOME = {
     "Batch": "benchmark.data.batch",
@@ -36,6 +38,8 @@ _HOME = {
     "RunStore": "benchmark.runs.record",
     "prepare": "benchmark.runs.run",
     "run": "benchmark.runs.run",
+    "trained": "benchmark.serving.find",
+    "TrainedModel": "benchmark.serving.trained",
 }
 __all__ = [*sorted(_HOME)]
 

@@ -1,4 +1,4 @@
-"""The command line: prepare, run, sweep, status, table, report, audit, verify; heavy imports inside the commands."""
+"""The command line: prepare, run, sweep, status, table, report, audit, verify, recommend; heavy imports inside."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def run(
                 runner.watch(experiment, planned, store, console, expected, team.working, team.n or 1)
         ran = runner.run(experiment, runs, console, expected=earlier[experiment.name], data=data)
         failed += sum(record.status == "failed" for record in ran)
-        parts.append(part(whole, runner.stored(whole, data, store) if only else ran, store, notes))
+        parts.append(part(whole, runner.stored(whole, data, store) if only else ran, store, notes, split=data.split))
         publish(parts[-1:], store, results, console)
     if dry_run:
         return
@@ -220,7 +220,7 @@ def sweep(
         selected = state.selected()
         records = runner.run(selected, runs, console, data=data)
         failed += sum(record.status == "failed" for record in records)
-        parts.append(part(selected, records, store, state.notes()))
+        parts.append(part(selected, records, store, state.notes(), split=data.split))
         publish(parts[-1:], store, results, console, state.snapshots())
     publish_grids(parts, store, results, console)
     if failed:
@@ -253,8 +253,8 @@ def table(
 ) -> None:
     """Rebuild the table (Markdown, LaTeX, CSV, HTML) and its manifest from the stored records alone; nothing is run.
 
-    The `report:` block of the file chooses the test (permutation, wilcoxon), the correction (holm, bh) and the cost
-    columns; `published:` rows stand beside ours.
+    The `report:` block of the file chooses the test (permutation, wilcoxon), the correction (holm, bh), the columns of
+    cost and those of fairness and exposure (`beyond`); `published:` rows stand beside ours.
     """
     console = _console()
     from benchmark.reports.part import part
@@ -263,7 +263,7 @@ def table(
 
     store, parts = RunStore(runs), []
     for here, records in _stored(file, overrides, runs, defaults, console):
-        parts.append(part(here.experiment, records, store, here.notes))
+        parts.append(part(here.experiment, records, store, here.notes, split=here.data.split))
         publish(parts[-1:], store, results, console)
     publish_grids(parts, store, results, console)
 
@@ -294,7 +294,7 @@ def report(
 
     store, chapters = RunStore(runs), []
     for here, records in _stored(file, overrides, runs, defaults, console):
-        mine = part(here.experiment, records, store, here.notes, targets=True)
+        mine = part(here.experiment, records, store, here.notes, targets=True, split=here.data.split)
         findings = audit_of(here.experiment, here.data, records, store, here.trials(storage), outcomes=mine.outcomes)
         told = here.studies(storage), here.values, str(file), overrides or (), findings
         chapters.append(page.Chapter(mine, here.data.split, *told))
@@ -390,6 +390,66 @@ def verify(
             faults += show(name, check_joint(made, results / name), console)
     if faults:
         raise typer.Exit(1)
+
+
+@app.command()
+def recommend(
+    which: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="Key of a run (its first letters do), or an experiment file with --model."),
+    ],
+    overrides: Overrides = None,
+    history: Annotated[
+        list[str] | None, typer.Option("--history", metavar="TITLE", help="Something liked (may be given again).")
+    ] = None,
+    query: Annotated[str | None, typer.Option("--query", help="What is asked for, for models that read text.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Length of the list.")] = 10,
+    user: Annotated[str | None, typer.Option("--user", help="Id of a user of the data, with all the history.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Of the file; the best one on validation of its first experiment without it."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of the model's run; the best one without it.")] = None,
+    interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Ask, answer, ask again.")] = False,
+    defaults: Defaults = False,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Recommend items to somebody with a trained model: by titles, by words, or both; with reasons and the time taken.
+
+    levelfield recommend experiments/quickstart.yaml --history "Toy Story" --history "Aladdin" -k 5
+    """
+    console = _console()
+    from benchmark.reports.recommended import show
+    from benchmark.serving.find import trained as trained_model
+
+    trained = trained_model(which, model, seed, runs, overrides or [], defaults, console)
+
+    if history or query or user or not interactive:
+        with console.status("loading the model"):
+            found = trained.recommend(history or [], query, k, user)
+        show(trained, found, console)
+    if not interactive:
+        return
+    from benchmark.serving.conversation import HELP, Conversation
+
+    said = Conversation(trained.titles)
+    said.query = query
+    for title in history or []:
+        said.take(title)
+    console.print(HELP, style="dim", highlight=False)
+    while True:
+        try:
+            line = console.input("> ").strip()
+        except EOFError:
+            return
+        if line in ("quit", "exit", "q"):
+            return
+        try:
+            said.take(line)
+            if said.history or said.query or user:
+                show(trained, trained.recommend(said.history, said.query, k, user), console)
+        except InputError as error:
+            console.print(str(error), highlight=False)
 
 
 def _having(experiments: list[Experiment], labels: list[str]) -> list[Experiment]:

@@ -22,7 +22,7 @@ from benchmark.evaluation.evaluator import PreferenceEvaluator, RankingEvaluator
 from benchmark.evaluation.generations import GenerationEvaluator
 from benchmark.evaluation.metrics import GENERATION_METRICS, parse_metric
 
-Group = Literal["trivial", "collaborative", "sequential", "content", "llm-zero-shot", "llm"]
+Group = Literal["trivial", "collaborative", "sequential", "content", "llm-zero-shot", "llm", "ensemble"]
 WEIGHTS = "model.safetensors"
 CHECK_EVERY = 50  # steps after which an accelerator is asked for its loss: reading the number stalls it
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
@@ -73,6 +73,7 @@ class Recommender(LightningModule):
         tasks: which task kinds the model can do.
         probability: True if ``score`` is a logit of P(like), so that log loss means something.
         max_history: longest history the model reads; 0 for models that read none (a Config field of that name wins).
+        reads_queries: True if ``score`` heeds ``batch.query``, what users ask for in words. An instance may set it.
         pretrain_epochs: so many epochs come before those of the trainer; they count neither for the selection of the
             best weights nor for the patience of early stopping. An instance may set it.
 
@@ -91,6 +92,7 @@ class Recommender(LightningModule):
     tasks: ClassVar[frozenset[str]] = frozenset({"ranking"})
     probability: ClassVar[bool] = False
     max_history: ClassVar[int] = 0
+    reads_queries: bool = False
     pretrain_epochs: int = 0
 
     def __init__(self, config: ModelConfig, catalogue: Catalogue) -> None:
@@ -128,7 +130,8 @@ class Recommender(LightningModule):
     @classmethod
     def stages_of(cls, config: ModelConfig) -> dict[str, str]:
         """Return which other models of the experiment this one stands on: role -> label, such as
-        ``{"first_stage": "ease"}``. The role is the key of the config that names the label.
+        ``{"first_stage": "ease"}``. The role is the key of the config that names the label, or ``key.0``, ``key.1`` ...
+        where it names several.
         """
         return {}
 
@@ -252,8 +255,13 @@ class Recommender(LightningModule):
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.weights(), folder / WEIGHTS)
 
-    def restore(self, folder: Path) -> None:
+    def restore(self, folder: Path, new_users: int = 0) -> None:
         """Read what ``save`` wrote.
+
+        Args:
+            folder: where it was written to.
+            new_users: so many last users of this catalogue were not there yet. What is kept of each user stays for
+                them as it is, which is what it is for users unseen in training.
 
         Raises:
             InputError: a weight is missing, or has another shape than this catalogue and config ask for.
@@ -262,6 +270,9 @@ class Recommender(LightningModule):
         for name in expected.keys() | weights.keys():
             found = tuple(weights[name].shape) if name in weights else "nothing"
             wanted = tuple(expected[name].shape) if name in expected else "nothing"
+            if new_users and wanted == (self.n_users, *wanted[1:]) and found == (self.n_users - new_users, *wanted[1:]):
+                weights[name] = torch.cat([weights[name], expected[name][-new_users:]])
+                continue
             if found != wanted:
                 raise InputError(f"{folder / WEIGHTS}: {name}: found {found}, expected {wanted}: another model or data")
         self.load_state_dict(weights, strict=False)

@@ -31,6 +31,7 @@ from benchmark.data.batch import Batch, Ragged
 from benchmark.data.datamodule import RecDataModule
 from benchmark.data.schema import SplitData
 from benchmark.data.task import Task
+from benchmark.errors import InputError
 from benchmark.recommender import Recommender
 from tests.planted import planted
 
@@ -201,6 +202,33 @@ class RecommenderContract:
             other.score(batch)  # whatever a model keeps from scoring must not survive the loading
             other.restore(tmp_path)
             assert torch.equal(other.score(batch), fitted.score(batch))
+
+    def test_heeds_what_is_asked_for_iff_it_says_so(self, fitted: Fitted) -> None:
+        batch = fitted.batch()
+        before = fitted.score(batch)
+        batch.query = ("a red car, please",) * len(batch)
+        asked = fitted.score(batch)
+        assert asked.isfinite().all()
+        assert torch.equal(asked, before) != fitted.model.reads_queries
+
+    def test_serves_a_new_user_or_says_that_it_cannot(self, fitted: Fitted, kind: str, tmp_path: Path) -> None:
+        """With room for one more user, the others are scored as before, and the new one has scores."""
+        fitted.model.save(tmp_path)
+        other = self.model(fitted.model.config, fitted.module.data.with_new_user().catalogue())
+        other.attach(self.stages(kind))
+        try:
+            other.restore(tmp_path, new_users=1)
+        except InputError:
+            with pytest.raises(InputError):
+                other.restore(tmp_path)
+            return
+        other.eval()
+        batch = fitted.batch()
+        with torch.no_grad():
+            torch.testing.assert_close(other.score(batch), fitted.score(batch), rtol=1e-4, atol=1e-5)
+            if not other.stages:  # those of this test know nobody new
+                batch.user = torch.full_like(batch.user, other.n_users - 1)
+                assert other.score(batch).isfinite().all()
 
     def test_scoring_keeps_nothing(self, fitted: Fitted) -> None:
         """Neither batches nor scores pile up over the users."""

@@ -197,6 +197,36 @@ def test_wrong_input_gets_one_line_and_exit_code_2(
     assert not list((tmp_path / "runs").glob("*/record.json"))
 
 
+def test_a_trained_model_recommends(
+    tiny_experiment: Path, folders: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = folders[:2]
+    asked = ["--history", "red car 3", "--history", "red cars 5", "-k", 3]
+    assert "no run of 'ease' of tiny is stored" in one_line(
+        levelfield("recommend", tiny_experiment, "--model", "ease", *asked, *runs)
+    )
+    assert levelfield("run", tiny_experiment, "seeds=[0]", *folders).returncode == 0
+    told = ["recommend", tiny_experiment, "seeds=[0]", "--model", "ease"]
+    done = levelfield(*told, *asked, *runs)
+    assert done.returncode == 0, done.stderr
+    assert "after red car 3; red car 5" in done.stdout
+    assert "nearest in words" in done.stdout
+    assert "40 items: " in done.stdout
+    assert " ms" in done.stdout
+    assert "no item is called 'plane'" in one_line(levelfield(*told, "--history", "plane", *runs))
+    assert "did you mean 'ease'?" in one_line(levelfield("recommend", tiny_experiment, "--model", "eas", *runs))
+    assert "--model: only with an experiment file" in one_line(
+        levelfield("recommend", "abcd", "--model", "ease", *runs)
+    )
+    assert "no such run" in one_line(levelfield("recommend", "abcd", *runs))
+    lines = iter(["red car 3", "plane", "? boats", "- red car 3", "new", "red car 4", "quit"])
+    monkeypatch.setattr("builtins.input", lambda *_: next(lines))
+    talk = levelfield(*told, "-i", *runs)
+    assert talk.returncode == 0, talk.stderr
+    for text in ("after red car 3", "no item is called 'plane'", "reads no queries", "after red car 4"):
+        assert text in talk.stdout
+
+
 def test_a_failed_run_makes_the_exit_code_1_and_leaves_its_traceback(
     tiny_experiment: Path, tmp_path: Path, folders: list[object]
 ) -> None:

@@ -117,7 +117,7 @@ def test_a_model_that_cannot_do_the_task_is_left_out_and_says_why(tiny_experimen
 
 def test_what_is_said_of_the_report_changes_no_run(tiny_experiment: Path) -> None:
     plain = Experiment.load(tiny_experiment).specs()
-    told = ["report={test: wilcoxon, correction: bh, costs: [peak_memory]}"]
+    told = ["report={test: wilcoxon, correction: bh, costs: [peak_memory], beyond: [coverage@10]}"]
     told.append("published=[{model: ease, source: x, values: {auc: 0.5}}]")
     assert [s.resolved() for s in Experiment.load(tiny_experiment, told).specs()] == [s.resolved() for s in plain]
 
@@ -149,12 +149,38 @@ def test_what_cannot_stand_together_is_said_when_the_file_is_loaded(tiny_experim
         ("report.costs=[train_second]", "did you mean 'train_seconds'"),
         ("report.significance=5", "report.significance: should be less than 1, found 5"),
         ("report.tests=wilcoxon", "unknown key 'tests'; did you mean 'test'?"),
+        ("report.beyond=[covrage@10]", "report: beyond: 'covrage@10' is unknown; did you mean 'coverage'?"),
+        ("report.beyond=['gap(age']", "'gap(age' cannot be read; expected such as gini@10, gap(age):auc, exposure"),
+        ("report.beyond=[coverage]", "'coverage' needs a cut-off: 'coverage@10'"),
+        ("report.beyond=['gap(age)@10']", "'gap(age)@10' takes no cut-off: 'gap(gender)'"),
+        ("report.beyond=[gini@21]", "'gini@21': the cut-off must be 1 to 20, the length of the lists that are stored"),
+        ("report.beyond=[gini@0]", "'gini@0': the cut-off must be 1 to 20"),
+        ("report.beyond=[gini@ten]", "'gini@ten': the cut-off must be 1 to 20"),
+        ("report.beyond=['gap()']", "'gap()' needs a column: 'gap(gender)'"),
+        ("report.beyond=[exposure@10]", "'exposure@10' needs a column: 'exposure(genres)@10'"),
+        ("report.beyond=['novelty(age)@10']", "'novelty(age)@10' takes no column: 'novelty@10'"),
+        ("report.beyond=['novelty@10:auc']", "'novelty@10:auc' takes no metric: 'novelty@10'"),
+        ("report.beyond=['gap(age):acu']", "'gap(age):acu': 'acu' is not among task.metrics; did you mean 'auc'?"),
+        ("report.beyond=['gap(age)', 'gap(age):ndcg@10']", "beyond: 'gap(age)' stands twice"),
+        ("report.beyond=[gini@5, gini@5]", "beyond: 'gini@5' stands twice"),
     ],
 )
 def test_wrong_report_settings_are_one_line(tiny_experiment: Path, override: str, expected: str) -> None:
     with pytest.raises(InputError) as caught:
         Experiment.load(tiny_experiment, [override])
     assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_of_a_preference_task_only_gaps_can_be_asked(tiny_experiment: Path) -> None:
+    task = ["task.kind=preference", "task.metrics=[auc, log_loss]", "trainer.early_stopping.monitor=auc"]
+    experiment = Experiment.load(tiny_experiment, [*task, "report.beyond=['gap(age)', 'gap(age):log_loss']"])
+    assert [(one.column, one.metric) for one in experiment.beyond] == [("age", "auc"), ("age", "log_loss")]
+    with pytest.raises(InputError, match=r"'gini@10' is of lists, which a preference task has none of; gap\(COLUMN\)"):
+        Experiment.load(tiny_experiment, [*task, "report.beyond=[gini@10]"])
+    counted = ["task.metrics=[ndcg@10, valid@5]", "report.beyond=['gap(age):valid@5']"]
+    with pytest.raises(InputError, match="'valid@5' is counted in the run, no user has a value of it"):
+        Experiment.load(tiny_experiment, counted)
 
 
 @pytest.mark.parametrize(

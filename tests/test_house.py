@@ -24,8 +24,9 @@ HEIGHT = {
     "benchmark.runs": 4,
     "benchmark.sweeps": 5,
     "benchmark.audit": 5,
-    "benchmark.reports": 6,
-    "benchmark.cli": 7,
+    "benchmark.serving": 6,
+    "benchmark.reports": 7,
+    "benchmark.cli": 8,
 }
 # a content baseline may stand on the frozen backbone, an experiment on the contract's types
 NEIGHBOURS = {("baselines", "benchmark.llm")}

@@ -53,6 +53,10 @@ def test_commands(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert done.returncode == 0, done.stderr
         assert "Audit of quickstart: " in done.stdout
         assert (tmp_path / "results" / "quickstart" / "audit.md").is_file()
+    elif words[0] == "recommend":
+        done = levelfield(*words, *runs)
+        assert done.returncode == 2
+        assert "of quickstart is stored under" in done.stderr
     elif words[0] == "prepare":
         done = levelfield(*words, *runs)
         assert done.returncode == 0, done.stderr
@@ -92,11 +96,14 @@ def test_the_search(tiny_experiment: Path) -> None:
 
 
 def test_the_report_block(tiny_experiment: Path) -> None:
-    (block,) = (block for block in blocks("yaml") if block.startswith("report:"))
-    tiny_experiment.write_text(tiny_experiment.read_text().replace("[ndcg@10, auc]", "[ndcg@10, recall@20]") + block)
+    block, beyond = (block for block in blocks("yaml") if block.startswith("report:"))
+    text = tiny_experiment.read_text()
+    tiny_experiment.write_text(text.replace("[ndcg@10, auc]", "[ndcg@10, recall@20]") + block)
     experiment = Experiment.load(tiny_experiment)
     assert experiment.specs()
     assert experiment.published[0].values == {"recall@20": 0.391}
+    tiny_experiment.write_text(text + beyond)
+    assert len(Experiment.load(tiny_experiment).beyond) == 8
 
 
 def test_the_csv_data_set(tiny_csv: Path, tiny_experiment: Path) -> None:
@@ -146,7 +153,7 @@ def test_the_tree_names_what_is_there() -> None:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_the_tables_are_those_under_results(name: str) -> None:
-    assert len(TABLES) == 5
+    assert len(TABLES) == 6
     file = ROOT / "results" / name
     # a run on this machine may have rewritten the file since: what was committed counts as well
     committed = subprocess.run(["git", "show", f"HEAD:results/{name}"], cwd=ROOT, capture_output=True, text=True)

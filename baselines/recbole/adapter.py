@@ -374,9 +374,9 @@ class RecBole(Recommender):
             taken.add(value.data_ptr())
         return values
 
-    def restore(self, folder: Path) -> None:
+    def restore(self, folder: Path, new_users: int = 0) -> None:
         if self.batch_kind != "whole":
-            super().restore(folder)
+            super().restore(folder, new_users)
             self.schedule.finished()
             return
         weights = load_file(folder / WEIGHTS)

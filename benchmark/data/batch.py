@@ -93,6 +93,8 @@ class Batch(_Movable):
         row: (B,) int64 number of each judged row, unique within its part.
         draw: (B,) int64 number of the draw of candidates, where users are judged on several; else None.
         excluded: columns of the scores that are out of the competition: seen items or padding (for the evaluator).
+        query: what each of the B users asks for, in words. Never in training or evaluation; read by models that say
+            ``reads_queries``.
     """
 
     user: Tensor
@@ -109,6 +111,7 @@ class Batch(_Movable):
     excluded: Ragged | None = None
     row: Tensor | None = None
     draw: Tensor | None = None
+    query: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -151,6 +154,8 @@ class BatchSpec:
         min_history: leave training rows with a shorter history out (pointwise and pairwise).
         passes: how often an epoch goes through the training rows, each time in another order.
         drop_last: drop a last training batch that is not full.
+        part: which part is learned from: "train", or "valid" (its judged rows, of the kind "whole") for what is fitted
+            on validation, such as a calibration.
         cost: a function Batch -> (B,) cost of each row (such as its number of tokens); rows of like cost then share a
             training batch.
     """
@@ -164,4 +169,5 @@ class BatchSpec:
     min_history: int = 0
     passes: int = 1
     drop_last: bool = False
+    part: Literal["train", "valid"] = "train"
     cost: Callable[[Batch], Tensor] | None = None

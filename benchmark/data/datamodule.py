@@ -41,6 +41,8 @@ class RecDataModule(LightningDataModule):
     # --- loaders ---------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> DataLoader:
+        if self.spec.part == "valid":
+            return self._loader(self.rows("valid"), self.spec.eval_batch_size, shuffle=True)
         rows = self.train_rows
         size = max(self.spec.batch_size // (rows.rows_a_positive if self.spec.count_negatives else 1), 1)
         return self._loader(rows, size, shuffle=True, drop_last=self.spec.drop_last)

@@ -211,6 +211,10 @@ class Interactions:
             offsets=offsets,
         )
 
+    def with_new_user(self) -> Interactions:
+        """Return the same rows among one more user, who has none."""
+        return replace(self, offsets=np.append(self.offsets, self.offsets[-1]))
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -280,6 +284,14 @@ class SplitData:
     def complete_train(self) -> Interactions:
         """The training part as the split made it, whatever the budget, and what is known besides."""
         return self.train if self.train_known is None else self.train_known
+
+    def with_new_user(self) -> SplitData:
+        """Return the same data with one more user, the last one, of whom nothing is known."""
+        users = pl.concat([self.users, pl.DataFrame({USER_ID: [""]})], how="diagonal")
+        names = ("train", "valid", "test", "valid_known", "test_known", "train_known")
+        parts = {name: getattr(self, name) for name in names}
+        grown = {name: rows.with_new_user() for name, rows in parts.items() if rows is not None}
+        return replace(self, users=users, **grown)
 
     def catalogue(self, cache: Path | None = None) -> Catalogue:
         """Return the part of the data that a model may see; ``cache``: see Catalogue."""

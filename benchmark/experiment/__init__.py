@@ -1,5 +1,6 @@
 """The experiment file: what it says (spec, settings, search, presentation), how it is read, what stands together."""
 
+from benchmark.experiment.beyond import EXPOSURE, GAP, Beyond, check_columns
 from benchmark.experiment.classes import model_class, model_config
 from benchmark.experiment.file import load_all
 from benchmark.experiment.settings import TrainerConfig, WandbConfig
@@ -7,12 +8,16 @@ from benchmark.experiment.spec import LLM, Experiment, ModelEntry, RunSpec
 from benchmark.experiment.together import check_together, grids
 
 __all__ = [
+    "EXPOSURE",
+    "GAP",
     "LLM",
+    "Beyond",
     "Experiment",
     "ModelEntry",
     "RunSpec",
     "TrainerConfig",
     "WandbConfig",
+    "check_columns",
     "check_together",
     "grids",
     "load_all",

@@ -30,6 +30,11 @@ class Report(_Strict):
     )
     significance: float = Field(0.05, gt=0, lt=1, description="Corrected p-value below which a cell is marked.")
     costs: tuple[Cost, ...] = Field(("train_seconds", "ms_per_user"), description="Cost columns of the table.")
+    beyond: tuple[str, ...] = Field(
+        (),
+        description="Columns of fairness and exposure, from the stored lists and ranks: coverage@10, gini@10, "
+        "novelty@10, diversity@10, popularity_bias@10, gap(gender), gap(age):auc, exposure(genres)@10.",
+    )
     proposed: tuple[str, ...] | None = Field(
         None, description="Labels of the models that the table argues for; the language models when left out."
     )

@@ -7,11 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from benchmark.data.task import Task
 from benchmark.errors import InputError, nearest
 from benchmark.evaluation.metrics import GENERATION_METRICS, PREFERENCE_METRICS, RANKING_METRICS, parse_metric
+from benchmark.experiment.beyond import Beyond, parse_beyond
 from benchmark.experiment.classes import model_class, model_config
 from benchmark.experiment.presentation import Published, Report
 from benchmark.experiment.search import Dimension, Sweep
@@ -100,6 +109,18 @@ class Experiment(_Strict):
             raise ValueError(f"metrics: '{max(task.metrics, key=task.metrics.count)}' stands twice")
         return task
 
+    @field_validator("report")
+    @classmethod
+    def _beyond_can_be_read(cls, report: Report, info: ValidationInfo) -> Report:
+        if (task := info.data.get("task")) is not None:
+            try:
+                found = [parse_beyond(text, task.metrics, task.kind) for text in report.beyond]
+            except InputError as error:
+                raise ValueError(str(error)) from None
+            if len(set(found)) < len(found):
+                raise ValueError(f"beyond: '{max(found, key=found.count).text}' stands twice")
+        return report
+
     @model_validator(mode="after")
     def _proposed_are_there(self) -> Experiment:
         for label in self.report.proposed or ():
@@ -125,6 +146,11 @@ class Experiment(_Strict):
     def part(self) -> str:
         """What the data set is called in a table of several."""
         return self.name.removeprefix(f"{self.report.together}-") if self.report.together else self.name
+
+    @property
+    def beyond(self) -> tuple[Beyond, ...]:
+        """What `report.beyond` asks for."""
+        return tuple(parse_beyond(text, self.task.metrics, self.task.kind) for text in self.report.beyond)
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -305,6 +331,40 @@ class RunSpec:
     def model_class(self) -> type[Recommender]:
         return model_class(self.class_path, f"models.{self.label}")
 
+    @classmethod
+    def from_resolved(cls, resolved: dict[str, Any], experiment: str, label: str) -> RunSpec:
+        """Return the spec that ``resolved`` was made of, as a record holds it; metrics are the default ones.
+
+        Raises:
+            InputError: this version of the code has no such class or setting.
+        """
+        where = f"models.{label}"
+        stages = {
+            role: cls.from_resolved(stage, experiment, role) for role, stage in resolved.get("stages", {}).items()
+        }
+        names: dict[str, Any] = {}  # their labels are no part of it
+        for role in stages:
+            key, several, _ = role.partition(".")
+            names[key] = [*names.get(key, []), role] if several else role
+        model = model_class(resolved["class"], where)
+        try:
+            return cls(
+                experiment=experiment,
+                label=label,
+                dataset=DatasetConfig.model_validate(resolved["dataset"]),
+                task=Task.model_validate(resolved["task"]),
+                split_seed=resolved["split_seed"],
+                class_path=resolved["class"],
+                config=model_config(model, {**resolved["config"], **names}, where),
+                trainer=TrainerConfig.model_validate(resolved["trainer"]),
+                limit_train=resolved["limit_train"],
+                seed=resolved["seed"],
+                sample_seed=resolved.get("sample_seed", resolved["split_seed"]),
+                stages=stages,
+            )
+        except ValidationError as error:
+            raise InputError(f"{where}: stored by another version of the code: {error.errors()[0]['msg']}") from None
+
     def resolved(self) -> dict[str, Any]:
         """Return the outcome-deciding settings as plain JSON values.
 
@@ -316,7 +376,7 @@ class RunSpec:
             "task": self.task.model_dump(mode="json", exclude={"metrics"}),
             "split_seed": self.split_seed,
             "class": self.class_path,
-            "config": self.config.model_dump(mode="json", exclude=set(self.stages)),
+            "config": self.config.model_dump(mode="json", exclude={role.partition(".")[0] for role in self.stages}),
             "trainer": self.trainer.model_dump(mode="json"),
             "limit_train": self.limit_train,
             "seed": self.seed,

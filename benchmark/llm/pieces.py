@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import string
 from collections.abc import Callable, Mapping, Sequence
@@ -135,6 +136,7 @@ class PromptTokens:
         if name in EMBEDDINGS:
             return self._add(_table([[self.n_tokens + EMBEDDINGS.index(name)]]))
         if name == "profile":
+            self._profile_lead = lead
             return self._many([profile or self.template.no_profile for profile in profiles], lead)
         if name in LISTS:
             self.empty[name] = self._words(self.template.no_items, lead)
@@ -181,6 +183,26 @@ class PromptTokens:
         self._pool.append(table.tokens)
         self._size += len(table.tokens)
         return pieces
+
+    def with_profiles(self, profiles: Sequence[str]) -> PromptTokens:
+        """Return the same pieces with other profiles in the place of the users', which are not kept on disk."""
+        table = TokenTable.build([p or self.template.no_profile for p in profiles], self.tokenizer, self._profile_lead)
+        other = copy.copy(self)
+        own = Pieces(table.offsets[:-1] + len(self.pool), table.lengths)
+        other.parts = [(name, own if name == "profile" else part) for name, part in self.parts]
+        other.pool = np.concatenate([self.pool, table.tokens])
+        return other
+
+    def cut_candidates(self, max_length: int) -> int:
+        """Cut the end of candidates that would not fit into a prompt of so many tokens; return how many there are."""
+        tables = dict(self.parts)
+        table = tables["candidate"]
+        room = max(max_length - self.fixed + int(table.length.max()), 1)
+        n = int((table.length > room).sum())
+        shorter = Pieces(table.start, np.minimum(table.length, room))
+        self.parts = [(name, shorter if name == "candidate" else part) for name, part in self.parts]
+        self.fixed += int(shorter.length.max()) - int(table.length.max())
+        return n
 
     # --- what is asked of them ---------------------------------------------------------------------------------------
 

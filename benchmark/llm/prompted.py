@@ -69,7 +69,10 @@ class PromptRecommender(LanguageRecommender):
         """Return the reader of this model's prompts, which leaves ``answer_length`` tokens of the window free."""
         model = self.backbone
         room = model.max_length - answer_length
-        return self._reader(self.config, self.catalogue, model.tokenizer, model.kind, model.n_tokens, room, template)
+        known = self.config, self.catalogue, model.tokenizer, model.kind, model.n_tokens, room, template
+        reader = self._reader(*known)
+        self.reads_queries = bool(reader.profiles)
+        return reader
 
     @classmethod
     def _reader(

@@ -45,11 +45,12 @@ class Reader:
         self.template, self.max_length = template, max_length
         self.items = item_texts(catalogue.items, item_fields)
         train = catalogue.train
+        self.profiles = user_profiles(catalogue.users) if "profile" in template.slots else []
         self.pieces = PromptTokens(
             template,
             tokenizer,
             self.items,
-            user_profiles(catalogue.users) if "profile" in template.slots else (),
+            self.profiles,
             ratings=train.rating,
             time_unit=_time_unit(train.time),
             n_tokens=len(tokenizer) if n_tokens is None else n_tokens,
@@ -87,13 +88,13 @@ class Reader:
             row: (m,) which row of the batch a prompt is for; None: one prompt a row, in order.
             section: all of the prompts, what stands before the candidate, or the rest.
         """
-        user = batch.user.cpu().numpy()
+        pieces, user = self._asking(batch)
         # what stands behind the candidate is read once a candidate, and holds histories in unusual templates alone
         history = None if section == "tail" and not self.pieces.lists_in_tail else History.of(batch)
         if row is not None:
             user, history = user[row], None if history is None else history.take(row)
         prompts = flat_prompts(
-            self.pieces,
+            pieces,
             self.max_length,
             None if candidate is None else candidate.cpu().numpy(),
             history,
@@ -106,6 +107,15 @@ class Reader:
             self.prompts_cut += float((prompts.dropped > 0).sum())
             self.history_cut += float(prompts.dropped.sum())
         return prompts
+
+    def _asking(self, batch: Batch) -> tuple[PromptTokens, np.ndarray]:
+        """Return the pieces, and which of their profiles is that of each row: what a user asks for is a part of it."""
+        user = batch.user.cpu().numpy()
+        if batch.query is None or not self.profiles:
+            return self.pieces, user
+        known = [self.profiles[u] for u in user]
+        texts = [", ".join(filter(None, both)) for both in zip(known, batch.query, strict=True)]
+        return self.pieces.with_profiles(texts), np.arange(len(user))
 
     def count(self, prompts: TokenBatch, parts: list[np.ndarray]) -> None:
         """Note the tokens of a training batch that is read in parts: real ones, and computed ones with padding."""

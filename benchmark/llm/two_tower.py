@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,15 @@ from benchmark.llm.prompts import flat_prompts
 from benchmark.llm.templates import Template
 from benchmark.llm.training import LanguageRecommender, LLMConfig
 
+ALONE = Template(way="pointwise", template="{candidate}", answers=("", ""))  # a text and nothing else
+
 
 class TwoTowerConfig(LLMConfig):
     eval_batch_size: int = Field(1024, gt=0, description="Users of a scoring batch.")
     learning_rate: float = Field(1e-3, gt=0, description="Step size.")
     negatives: int = Field(0, ge=0, description="Items drawn for each batch beside its own, uniformly.")
     max_history: int = Field(20, gt=0, description="Newest items of a history that are read.")
-    max_length: int = Field(64, gt=2, description="Most tokens of an item's text.")
+    max_length: int = Field(64, gt=2, description="Most tokens of an item's text; its end is cut.")
     item_fields: tuple[str, ...] | None = Field(None, description="Columns that make the text; all by default.")
     pooling: Pooling | None = Field(None, description="mean, cls or last; the model's own by default.")
     temperature: float = Field(0.07, gt=0, description="Divides the cosine.")
@@ -47,6 +50,7 @@ class TwoTower(LanguageRecommender):
 
     Config = TwoTowerConfig
     batch_kind = "sequence"
+    reads_queries = True
     frequency: Tensor
     backbone: Encoder
 
@@ -54,9 +58,9 @@ class TwoTower(LanguageRecommender):
         super().__init__(config, catalogue)
         self.backbone = Encoder(config.backbone, config.used_peft(), config.loading(), pooling=config.pooling)
         texts = item_texts(catalogue.items, config.item_fields)
-        template = Template(way="pointwise", template="{candidate}", answers=("", ""))
-        self.pieces = PromptTokens(template, self.backbone.tokenizer, texts, cache=catalogue.cache)
+        self.pieces = PromptTokens(ALONE, self.backbone.tokenizer, texts, cache=catalogue.cache)
         self.max_length = min(config.max_length, self.backbone.max_length)
+        self.n_cut = self.pieces.cut_candidates(self.max_length)
         size = self.backbone.hidden_size
         self.project = nn.Linear(size, size, bias=False)
         nn.init.zeros_(self.project.weight)  # starts as the plain mean of the history
@@ -75,6 +79,14 @@ class TwoTower(LanguageRecommender):
         prompts = flat_prompts(self.pieces, self.max_length, candidate=items.cpu().numpy().astype(np.int64))
         text = F.normalize(self.backbone.encode_all(prompts), dim=-1)
         return text if self.id is None else F.normalize(text + self.id(items), dim=-1)
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Return (B, d) normalised vectors of B texts that are no items."""
+        pieces = PromptTokens(ALONE, self.backbone.tokenizer, texts)
+        with torch.no_grad(), self.backbone.merged():
+            pieces.cut_candidates(self.backbone.max_length)
+            prompts = flat_prompts(pieces, self.backbone.max_length, candidate=np.arange(len(texts)))
+            return F.normalize(self.backbone.encode_all(prompts), dim=-1)
 
     def _user(self, mean: Tensor) -> Tensor:
         return F.normalize(mean + self.project(mean), dim=-1)
@@ -122,6 +134,9 @@ class TwoTower(LanguageRecommender):
         weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-12)
         mean = torch.einsum("bl,bld->bd", weight, table[batch.history])
         empty = (batch.history_length == 0).unsqueeze(1)
+        if batch.query is not None:  # what is asked for weighs as much as all the history
+            asked = self.encode_texts(batch.query)
+            mean, empty = torch.where(empty, asked, (F.normalize(mean, dim=-1) + asked) / 2), torch.zeros_like(empty)
         user = self._user(torch.where(empty, self.nobody, mean))
         return self.dot(user / self.config.temperature, items, batch, self.popularity * self.frequency)
 
@@ -139,6 +154,7 @@ class TwoTower(LanguageRecommender):
     def report(self) -> dict[str, float]:
         return {
             **super().report(),
+            "item_texts_cut_share": self.n_cut / max(self.n_items, 1),
             "popularity_weight": float(self.popularity.detach()),
             "decay": float(F.softplus(self.decay.detach())),
         }

@@ -84,14 +84,14 @@ def repeat_command(
 
 
 def cells(table: ComparisonTable, parts: Sequence[Part]) -> list[dict[str, Any]]:
-    """Return every metric and cost cell with its numbers and the keys of its runs."""
+    """Return every cell that was measured, with its numbers and the keys of its runs."""
     out = []
     for p in parts:
         for label, records in p.by_label.items():
             keys = [record.key for record in records if record is not None]
             row = next(row for row in table.rows if row.label == label)
             for column, cell in zip(table.columns, row.cells, strict=True):
-                if column.dataset in ("", p.dataset) and column.kind in ("metric", "cost"):
+                if column.dataset in ("", p.dataset) and column.kind in ("metric", "beyond", "cost"):
                     told = {"mean": cell.mean, "sd": cell.sd, "low": cell.low, "high": cell.high, "p": cell.p}
                     # the last digits of a sum depend on how it was summed
                     known = {name: float(f"{value:.10g}") for name, value in told.items() if value is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmark.evaluation.metrics import parse_metric
+from benchmark.experiment import EXPOSURE, GAP, Beyond
 
 ABBREVIATIONS = {"auc", "uauc", "gauc", "mrr", "map", "ndcg", "ece", "f1"}
 # in their order
@@ -13,6 +14,7 @@ GROUP_TITLES = {
     "content": "Content",
     "llm-zero-shot": "LLM zero-shot",
     "llm": "LLM fine-tuned",
+    "ensemble": "On top of other rows",
     "published": "Published, not run here",
 }
 COSTS = {
@@ -36,3 +38,12 @@ def title(metric: str) -> str:
     parsed = parse_metric(metric)
     name = parsed.name.upper() if parsed.name in ABBREVIATIONS else parsed.name.replace("_", " ").capitalize()
     return name if parsed.k is None else f"{name}@{parsed.k}"
+
+
+def beyond_title(one: Beyond) -> str:
+    """Return the heading of a column of `report.beyond`: Coverage@10, NDCG@10 gap (age), Exposure@10 (genres)."""
+    if one.name == GAP:
+        return f"{title(str(one.metric))} gap ({one.column})"
+    if one.name == EXPOSURE:
+        return f"Exposure@{one.k} ({one.column})"
+    return title(f"{one.name}@{one.k}")

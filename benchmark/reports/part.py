@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from benchmark.experiment import Experiment
+from benchmark.data.schema import SplitData
+from benchmark.experiment import GAP, Experiment
+from benchmark.reports.beyond import BeyondAccuracy, measure
 from benchmark.runs.outcomes import Outcomes, read
 from benchmark.runs.record import RunRecord, RunStore
 
@@ -15,13 +17,15 @@ from benchmark.runs.record import RunRecord, RunStore
 class Part:
     """One experiment of a table: its records (in the order of ``experiment.specs()``; None: not run) and outcomes.
 
-    ``notes`` holds, by label, what stands under the table about how a model's parameters came about.
+    ``notes`` holds, by label, what stands under the table about how a model's parameters came about; ``beyond`` what
+    `report.beyond` asks for.
     """
 
     experiment: Experiment
     records: Sequence[RunRecord | None]
     outcomes: Outcomes
     notes: Mapping[str, str] = field(default_factory=dict)
+    beyond: BeyondAccuracy = field(default_factory=BeyondAccuracy)
     tested: dict[tuple[str, str, str], float] = field(default_factory=dict)  # p-values found so far, kept
 
     @property
@@ -51,7 +55,27 @@ def part(
     store: RunStore,
     notes: Mapping[str, str] | None = None,
     targets: bool = False,
+    split: SplitData | None = None,
 ) -> Part:
-    """Return a part of a table, its ranks read; raises InputError for runs of different protocols."""
-    outcomes = read(records, experiment.task.metrics, experiment.task.kind, store, targets)
-    return Part(experiment, records, outcomes, notes or {})
+    """Return a part of a table, its ranks read.
+
+    Args:
+        experiment: of the part.
+        records: of ``experiment.specs()``, in that order.
+        store: of the records.
+        notes: under the table, by label.
+        targets: read what the relevant items tell too.
+        split: the data of the runs; `report.beyond` needs them.
+
+    Raises:
+        InputError: runs of different protocols, or what `report.beyond` asks for cannot be had.
+        ValueError: `report.beyond` asks for something and there is no split.
+    """
+    kind, gaps = experiment.task.kind, [str(one.metric) for one in experiment.beyond if one.name == GAP]
+    rows = targets or (bool(gaps) and kind != "ranking")  # a gap is measured on the rows of each group
+    outcomes = read(records, experiment.task.metrics, kind, store, rows, keep=gaps)
+    if not experiment.beyond:
+        return Part(experiment, records, outcomes, notes or {})
+    if split is None:
+        raise ValueError("report.beyond needs the data")
+    return Part(experiment, records, outcomes, notes or {}, measure(experiment, records, outcomes, split, store))

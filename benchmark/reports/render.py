@@ -68,22 +68,37 @@ def headings(table: ComparisonTable) -> list[str]:
     return ["Model", *(INTERVAL if is_interval else column.title for column, is_interval in _laid_out(table))]
 
 
-def _cells(table: ComparisonTable, row: Row, style: Callable[[Cell, str], str]) -> Iterator[str]:
-    """Yield the cells of a row as they are laid out; ``style`` gets (cell, text) of all but intervals."""
+def _cells(
+    table: ComparisonTable, row: Row, style: Callable[[Cell, str], str], below: Callable[[str, str], str]
+) -> Iterator[str]:
+    """Yield the cells of a row as they are laid out.
+
+    ``style`` gets (cell, text) of all but intervals; ``below`` gets (styled text, interval) of the columns beyond
+    accuracy, each of which has its interval in its own cells.
+    """
     by_column = dict(zip(table.columns, row.cells, strict=True))
     for column, is_interval in _laid_out(table):
         cell = by_column[column]
-        yield interval(cell) if is_interval else style(cell, shown(column, cell))
+        if is_interval:
+            yield interval(cell)
+        elif column.kind == "beyond" and cell.low is not None:
+            yield below(style(cell, shown(column, cell)), interval(cell))
+        else:
+            yield style(cell, shown(column, cell))
 
 
 def _bare(cell: Cell, value: str) -> str:
     return value + marked(cell)
 
 
+def _behind(value: str, interval: str) -> str:
+    return f"{value} {interval}"
+
+
 def shown_cells(table: ComparisonTable) -> tuple[list[str], list[list[str]]]:
     """Return the headings (data set and title) and, a list a row, the cells as they are shown, without bold."""
     heads = [f"{column.dataset} {INTERVAL if i else column.title}".strip() for column, i in _laid_out(table)]
-    return ["Model", *heads], [[row.label, *_cells(table, row, _bare)] for row in table.rows]
+    return ["Model", *heads], [[row.label, *_cells(table, row, _bare, _behind)] for row in table.rows]
 
 
 def _by_group(table: ComparisonTable) -> Iterator[tuple[str, list[Row]]]:
@@ -96,13 +111,16 @@ def markdown(table: ComparisonTable) -> str:
         value = value.replace("|", "\\|")
         return {1: f"**{value}**", 2: f"<u>{value}</u>"}.get(cell.rank or 0, value) + marked(cell)
 
+    def below(value: str, interval: str) -> str:
+        return f"{value}<br>{interval}"
+
     heads = headings(table)
     if len(table.datasets) > 1:
         heads = ["Model", *(f"{column.dataset}<br>{head}" for (column, _), head in zip(_laid_out(table), heads[1:]))]  # noqa: B905
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" + " ---: |" * (len(heads) - 1)]
     for group, rows in _by_group(table):
         lines.append(f"| *{group}* |" + " |" * (len(heads) - 1))
-        lines += ["| " + " | ".join([_escaped(row.label), *_cells(table, row, style)]) + " |" for row in rows]
+        lines += ["| " + " | ".join([_escaped(row.label), *_cells(table, row, style, below)]) + " |" for row in rows]
     protocols = table.protocols if len(table.protocols) == 1 else [f"- {line}" for line in table.protocols]
     notes = [f"- {_escaped(note)}" for note in (*table.legend, *table.notes)]
     return "\n".join([*lines, "", *protocols, *notes, ""])
@@ -139,9 +157,14 @@ def latex(table: ComparisonTable) -> str:
         tex = {1: rf"\textbf{{{tex}}}", 2: rf"\underline{{{tex}}}"}.get(cell.rank or 0, tex)
         return tex + _tex(marked(cell))
 
+    def below(value: str, interval: str) -> str:
+        interval = interval.replace("-", "$-$")
+        return rf"\shortstack[r]{{{value}\\{{}}{interval}}}"  # {}: else the bracket would be an argument
+
     heads = headings(table)
     caption = " ".join((*table.protocols, *table.legend))
-    lines = [_ALONE, r"\begin{table}", r"\centering\small\setlength{\tabcolsep}{4pt}"]
+    size = r"\footnotesize" if any(column.kind == "beyond" for column in table.columns) else r"\small"
+    lines = [_ALONE, r"\begin{table}", rf"\centering{size}\setlength{{\tabcolsep}}{{4pt}}"]
     lines += [rf"\caption{{{_tex(caption)}}}", rf"\label{{tab:{table.name}}}"]
     lines += [rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", r"\toprule"]
     if len(table.datasets) > 1:
@@ -155,7 +178,7 @@ def latex(table: ComparisonTable) -> str:
     lines.append(" & ".join(map(_tex, heads)) + r" \\")
     for group, rows in _by_group(table):
         lines += [r"\midrule", rf"\multicolumn{{{len(heads)}}}{{l}}{{\textit{{{group}}}}} \\"]
-        lines += [" & ".join([_tex(row.label), *_cells(table, row, style)]) + r" \\" for row in rows]
+        lines += [" & ".join([_tex(row.label), *_cells(table, row, style, below)]) + r" \\" for row in rows]
     ending = [r"\bottomrule", r"\end{tabular}", r"\end{table}", r"\csname levelfieldend\endcsname", ""]
     return "\n".join([*lines, *ending])
 
@@ -209,10 +232,10 @@ def show(table: ComparisonTable, console: Console) -> None:
         for row in rows:
             by_column = dict(zip(table.columns, row.cells, strict=True))
             cells = []
-            for column, is_interval in _laid_out(table):
-                cell = by_column[column]
-                value = interval(cell) if is_interval else shown(column, cell) + marked(cell)
-                style = "" if is_interval else {1: "bold", 2: "underline"}.get(cell.rank or 0, "")
+            for (column, is_interval), value in zip(
+                _laid_out(table), _cells(table, row, _bare, lambda value, interval: f"{value}\n{interval}"), strict=True
+            ):
+                style = "" if is_interval else {1: "bold", 2: "underline"}.get(by_column[column].rank or 0, "")
                 cells.append(Text(value, style=style))
             view.add_row(Text(row.label), *cells)
     console.print(view)

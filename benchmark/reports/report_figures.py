@@ -29,6 +29,7 @@ LOOKS = {
     "content": (ORANGE, "triangle-up"),
     "llm-zero-shot": (PURPLE, "diamond-open"),
     "llm": (VERMILLION, "diamond"),
+    "ensemble": (GREEN, "star"),
 }
 LINES = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, GREY)
 DASHES = ("solid", "dash", "dot", "dashdot")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -15,13 +14,14 @@ from benchmark.errors import InputError, nearest
 from benchmark.evaluation.metrics import higher_is_better, parse_metric, preference_metric
 from benchmark.evaluation.significance import bootstrap_intervals
 from benchmark.evaluation.user_values import preference_user_values
+from benchmark.reports.groups import FEW_VALUES, groups_of
 from benchmark.reports.names import title
 from benchmark.reports.part import Part
+from benchmark.runs.lists import places
 from benchmark.runs.outcomes import Outcomes
 
 Array = np.ndarray
 COLD = 5  # known interactions below which a user is cold
-FEW_VALUES = 12  # a column of the users table with more values is no group by itself
 SHARES = ((0.5, "popular"), (0.8, "middle"), (1.0, "rare"))  # of the training interactions, most popular items first
 
 
@@ -80,15 +80,6 @@ def segmentations(p: Part, split: SplitData) -> list[Segmentation]:
     return [s for s in out if len(s.names) > 1]
 
 
-def places(ids: pl.Series, wanted: pl.Series) -> Array:
-    """Return the row number in ``ids`` of each of ``wanted``."""
-    table = pl.DataFrame({"id": ids, "place": np.arange(len(ids))})
-    found = pl.DataFrame({"id": wanted}).join(table, on="id", how="left", maintain_order="left")["place"]
-    if found.null_count():
-        raise InputError(f"the stored ranks name '{wanted.filter(found.is_null())[0]}', which is not in the data")
-    return found.to_numpy()
-
-
 def _of_users(
     history: Array, users: pl.DataFrame, columns: Sequence[str] | None
 ) -> Iterator[tuple[str, str, Array, list[str]]]:
@@ -109,24 +100,10 @@ def _of_users(
             raise InputError(f"report.user_groups: users have no '{name}'{nearest(name, features)}")
     for name in features if columns is None else columns:
         column = users[name]
-        if column.dtype.is_nested() or column.null_count() == len(column):
+        if columns is None and not column.dtype.is_numeric() and column.n_unique() - column.has_nulls() > FEW_VALUES:
             continue
-        n_values = column.drop_nulls().n_unique()
-        if n_values > FEW_VALUES and column.dtype.is_numeric():
-            edges = np.unique(np.quantile(column.drop_nulls().to_numpy(), [0.25, 0.5, 0.75]))
-            codes = np.where(column.is_null(), -1, np.searchsorted(edges, column.fill_null(0).to_numpy(), side="left"))
-            told = [f"{e:g}" for e in edges]
-            names = [
-                f"up to {told[0]}",
-                *(f"over {a} to {b}" for a, b in pairwise(told)),
-                f"over {told[-1]}",
-            ]
-            yield name.replace("_", " ").capitalize(), "Parted at the quartiles.", codes, names
-        elif n_values <= FEW_VALUES or columns is not None:
-            values = column.drop_nulls().unique().sort().to_list()
-            code = {value: i for i, value in enumerate(values)}
-            codes = np.array([code.get(value, -1) for value in column.to_list()])
-            yield name.replace("_", " ").capitalize(), "A column of the users table.", codes, [str(v) for v in values]
+        if (groups := groups_of(column)) is not None:
+            yield name.replace("_", " ").capitalize(), groups.note, groups.codes, groups.names
 
 
 def _popularity(counts: Array, items: Array) -> tuple[Array, list[str]]:

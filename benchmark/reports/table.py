@@ -12,9 +12,10 @@ import numpy as np
 
 from benchmark.evaluation.metrics import GENERATION_METRICS, higher_is_better, parse_metric
 from benchmark.evaluation.significance import bootstrap_intervals
-from benchmark.experiment import check_together
+from benchmark.experiment import Beyond, check_together
+from benchmark.reports.beyond import legend as beyond_legend
 from benchmark.reports.comparison import compare, legend
-from benchmark.reports.names import COSTS, GROUP_TITLES, title
+from benchmark.reports.names import COSTS, GROUP_TITLES, beyond_title, title
 from benchmark.reports.part import Part
 from benchmark.runs.record import RunRecord
 
@@ -28,7 +29,7 @@ class Column:
     dataset: str
     name: str
     title: str
-    kind: Literal["metric", "cost", "published", "difference"]
+    kind: Literal["metric", "beyond", "cost", "published", "difference"]
     lower: bool = False  # less is better
 
 
@@ -97,7 +98,7 @@ def build(parts: Sequence[Part]) -> ComparisonTable:
             cells.setdefault(label, [Cell(reason="not in this experiment")] * len(columns))
             cells[label] += by_label.get(label, missing)
         columns += own
-        lines += legend(p, name, compared)
+        lines += legend(p, name, compared) + beyond_legend(p.experiment, p.beyond, name)
         notes += [f"{name}: {note}" if several else note for note in _notes(p)]
     rows = [
         Row(label, group, tuple(cells[label]), tuple(r.key for p in parts for r in p.by_label.get(label, []) if r))
@@ -121,19 +122,21 @@ def _columns_of(p: Part, dataset: str) -> tuple[list[Column], dict[str, list[Cel
     columns = [
         Column(dataset, m, title(m), "metric", lower=not higher_is_better(parse_metric(m).name)) for m in metrics
     ]
+    columns += [Column(dataset, b.text, beyond_title(b), "beyond", lower=b.lower) for b in experiment.beyond]
     per = "ms/user" if experiment.task.kind == "ranking" else "ms/row"
     columns += [Column(dataset, c, per if c == "ms_per_user" else COSTS[c], "cost", lower=True) for c in costs]
-    intervals = _intervals(p)
+    intervals, beyond = _intervals(p), _beyond(p)
+    empty = len(columns)
     by_label: dict[str, list[Cell]] = {}
     for label in experiment.models:
         done = p.finished(label)
         if done:
             by_label[label] = [_metric(p, label, done, m, intervals) for m in metrics]
-            by_label[label] += [_cost(done, c) for c in costs]
+            by_label[label] += [*beyond.get(label, []), *(_cost(done, c) for c in costs)]
             continue
         failed = any(r is not None and r.status == "failed" for r in p.by_label[label])
         reason = f"cannot do a {experiment.task.kind} task" if label in unable else "failed" if failed else "not run"
-        by_label[label] = [Cell(reason=reason)] * (len(metrics) + len(costs))
+        by_label[label] = [Cell(reason=reason)] * empty
     _rank(by_label, metrics)
     compared = []
     for j, m in enumerate(metrics):
@@ -142,7 +145,7 @@ def _columns_of(p: Part, dataset: str) -> tuple[list[Column], dict[str, list[Cel
         for label, (p_value, mark) in found.items():
             by_label[label][j] = dataclasses.replace(by_label[label][j], p=p_value, mark=mark)
     for row in experiment.published:
-        by_label.setdefault(row.model, [Cell(reason="undefined")] * (len(metrics) + len(costs)))
+        by_label.setdefault(row.model, [Cell(reason="undefined")] * empty)
     published = {(row.model, m): value for row in experiment.published for m, value in row.values.items()}
     for m in [m for m in metrics if any(m == other for _, other in published)]:
         columns.append(Column(dataset, m, f"{title(m)} published", "published"))
@@ -177,11 +180,36 @@ def _metric(
         return _cell(counted) if len(counted) == len(done) else Cell(reason="writes nothing")
     numbers = p.outcomes.seeds[label, metric]
     if any(np.isnan(numbers)):
-        no_probability = name in NEED_PROBABILITY and not all(r.probability for r in done)
-        return Cell(reason="no probability" if no_probability else "undefined")
+        return _undefined(name, done)
     low, high = intervals[label, metric]
     few = np.isfinite(p.outcomes.values[label, metric]).sum() < 2  # one user tells nothing of the spread
     return _cell(numbers, *((None, None) if np.isnan(low) or few else (low, high)))
+
+
+def _undefined(metric: str, done: Sequence[RunRecord]) -> Cell:
+    """Return the cell of a metric, without its cut-off, that came out as nan."""
+    no_probability = metric in NEED_PROBABILITY and not all(r.probability for r in done)
+    return Cell(reason="no probability" if no_probability else "undefined")
+
+
+def _beyond(p: Part) -> dict[str, list[Cell]]:
+    """Return the cells of `report.beyond` by label: never ranked and never tested."""
+    spread = {name: m.values for name, m in p.beyond.cells.items() if m.values is not None}
+    found = bootstrap_intervals(np.column_stack(list(spread.values()))).tolist() if spread else []
+    intervals = dict(zip(spread, found, strict=True))
+
+    def cell(label: str, one: Beyond) -> Cell:
+        m = p.beyond.cells[label, one.text]
+        if m.reason:
+            return Cell(reason=m.reason)
+        if any(np.isnan(m.seeds)):
+            return _undefined(parse_metric(one.metric).name if one.metric else one.name, p.finished(label))
+        low, high = intervals.get((label, one.text), (np.nan, np.nan))
+        few = m.values is None or np.isfinite(m.values).sum() < 2
+        return _cell(m.seeds, *((None, None) if np.isnan(low) or few else (low, high)))
+
+    labels = dict.fromkeys(label for label, _ in p.beyond.cells)
+    return {label: [cell(label, one) for one in p.experiment.beyond] for label in labels}
 
 
 def _cost(done: Sequence[RunRecord], cost: str) -> Cell:

@@ -17,7 +17,7 @@ from benchmark.evaluation.significance import bootstrap_intervals
 from benchmark.reports.comparison import p_values
 from benchmark.reports.names import title
 from benchmark.reports.part import Part
-from benchmark.reports.segments import places
+from benchmark.runs.lists import places
 from benchmark.runs.record import TOP, RunStore
 
 Array = np.ndarray

@@ -85,7 +85,7 @@ def check(
         asked = [(spec, sound.get(there.get((spec.label, spec.seed), ""))) for spec in experiment.specs()]
         records = [named(record, spec) if record is not None else None for spec, record in asked]
         try:
-            made = part(experiment, records, store, notes)
+            made = part(experiment, records, store, notes, split=data.split)
         except InputError as error:
             out.append(Finding("table", str(error), True))
         else:

@@ -24,6 +24,7 @@ PACKAGES = (
 )  # fmt: skip
 # what decides the outcome of every run; a model's own modules come on top, reports and the command line do not count
 OUTCOME = ("data", "evaluation", "recommender.py", "runs/execute.py", "runs/selection.py")
+NOT_OUTCOME = ("evaluation/beyond.py",)  # read by tables alone
 
 
 def environment() -> dict[str, Any]:
@@ -89,7 +90,7 @@ def code_version(module: str) -> str:
     package = Path(__file__).resolve().parents[1]
     files = {
         f for room in OUTCOME for f in ([package / room] if room.endswith(".py") else (package / room).rglob("*.py"))
-    }
+    } - {package / name for name in NOT_OUTCOME}
     files |= _sources(module)
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda f: (f.parent.name, f.name)):

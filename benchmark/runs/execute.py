@@ -243,12 +243,12 @@ def _run(
     return curve.pruned
 
 
-def _build(spec: RunSpec, split: SplitData, data: PreparedData, store: RunStore) -> Recommender:
+def _build(spec: RunSpec, split: SplitData, data: PreparedData, store: RunStore, new_user: bool = False) -> Recommender:
     """Return the untrained model on ``split`` (the data within its budget), standing on its stages.
 
     The random generators are left as the seed of the run and the model's own draws made them.
     """
-    stages = {role: _stage(role, stage, data, store) for role, stage in spec.stages.items()}
+    stages = {role: _stage(role, stage, data, store, new_user) for role, stage in spec.stages.items()}
     seed_everything(spec.seed, verbose=False)  # behind the stages: loading them must not change the model's draws
     model = spec.model_class()(spec.config, split.catalogue(cache=store.root / "tokens"))
     if stages:
@@ -256,7 +256,7 @@ def _build(spec: RunSpec, split: SplitData, data: PreparedData, store: RunStore)
     return model
 
 
-def _stage(role: str, stage: RunSpec, data: PreparedData, store: RunStore) -> Recommender:
+def _stage(role: str, stage: RunSpec, data: PreparedData, store: RunStore, new_user: bool) -> Recommender:
     """Return a trained model for another one to stand on: in eval mode and frozen.
 
     Raises:
@@ -266,7 +266,7 @@ def _stage(role: str, stage: RunSpec, data: PreparedData, store: RunStore) -> Re
     if record is None or record.status != "finished":
         error = "it has no record; run it first" if record is None else record.error
         raise InputError(f"its {role} '{stage.label}' failed: {error}")
-    model = load_model(stage, data, store)
+    model = load_model(stage, data, store, new_user)
     model.requires_grad_(False)
     return model
 
@@ -306,16 +306,27 @@ def candidates_fingerprint(rows: EvalRows) -> str:
     return hashlib.sha256(rows.candidates.numpy().astype("<i8", copy=False).tobytes()).hexdigest()
 
 
-def load_model(spec: RunSpec, data: PreparedData, store: RunStore) -> Recommender:
+def load_model(
+    spec: RunSpec, data: PreparedData, store: RunStore, new_user: bool = False, key: str | None = None
+) -> Recommender:
     """Return the trained model of a finished run, in eval mode, standing on its stages; all from the store.
+
+    Args:
+        spec: what was run.
+        data: what it was run on.
+        store: where it was stored.
+        new_user: the model is to serve one more user than it was trained with, the last one of its catalogue.
+        key: of the run, where it is not that of ``spec`` under the code as it is now.
 
     Raises:
         InputError: a model it stands on has no finished run in the store, or its weights are another model's.
     """
     split = few_shot(data.split, spec.task, spec.limit_train, spec.sample_seed)
+    if new_user:
+        split = split.with_new_user()
     with isolate_rng():  # built under the run's own seed, of which the caller notices nothing
-        model = _build(spec, split, data, store)
-    model.restore(store.folder(run_key(spec, data.fingerprint)) / CHECKPOINT)
+        model = _build(spec, split, data, store, new_user)
+    model.restore(store.folder(key or run_key(spec, data.fingerprint)) / CHECKPOINT, int(new_user))
     return model.eval()
 
 

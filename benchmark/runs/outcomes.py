@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,6 +38,7 @@ class Outcomes:
         users: (U,) raw user ids.
         seeds: by (label, metric), the metric of each seed's run.
         values: by (label, metric), (U,) values whose mean over users is the metric; nan where it is undefined.
+        by_seed: by (label, metric), of the metrics that are kept, one (U,) a seed.
         within: by (label, metric), the mean over users of the variance of their values over the seeds; 0 of one seed.
         targets: columns ``user`` (position in ``users``) and ``item`` (raw id): the (N,) relevant items of a ranking,
             or the labelled rows of a preference task with ``label``; None where older records do not tell the item.
@@ -50,6 +51,7 @@ class Outcomes:
     users: pl.Series = field(default_factory=lambda: pl.Series("user", [], dtype=pl.String))
     seeds: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     values: dict[tuple[str, str], Array] = field(default_factory=dict)
+    by_seed: dict[tuple[str, str], list[Array]] = field(default_factory=dict)
     within: dict[tuple[str, str], float] = field(default_factory=dict)
     targets: pl.DataFrame | None = None
     target_values: dict[str, Array] = field(default_factory=dict)
@@ -67,7 +69,12 @@ class Outcomes:
 
 
 def read(
-    records: Sequence[RunRecord | None], metrics: Sequence[str], kind: str, store: RunStore, targets: bool = False
+    records: Sequence[RunRecord | None],
+    metrics: Sequence[str],
+    kind: str,
+    store: RunStore,
+    targets: bool = False,
+    keep: Collection[str] = (),
 ) -> Outcomes:
     """Return the outcomes of the finished ones among ``records``.
 
@@ -77,6 +84,7 @@ def read(
         kind: of the task, ranking or preference.
         store: holds the ranks.
         targets: read what the relevant items tell too.
+        keep: metrics of a ranking of which the values of each seed are kept.
 
     Raises:
         InputError: runs of different protocols, which no table may hold, or ranks that cannot be read.
@@ -97,7 +105,7 @@ def read(
             frame = _placed(frame, out.users, record, done[0])
             known = (users, frame["place"]) if frame["user"].equals(users) else known
         if kind == "ranking":
-            _add_ranking(out, record, frame, targets)
+            _add_ranking(out, record, frame, targets, keep)
         else:
             _add_preference(out, record, frame, targets)
     runs = {label: len(out.seeds[label, ranked[0]]) for label in out.labels} if ranked else {}
@@ -218,11 +226,13 @@ def user_ranks(frame: pl.DataFrame, n_users: int) -> tuple[UserRanks, int]:
     return UserRanks(frame["above"].to_numpy(), frame["ties"].to_numpy(), offsets, n_candidates), draws
 
 
-def _add_ranking(out: Outcomes, record: RunRecord, frame: pl.DataFrame, targets: bool) -> None:
+def _add_ranking(out: Outcomes, record: RunRecord, frame: pl.DataFrame, targets: bool, keep: Collection[str]) -> None:
     ranks, draws = user_ranks(frame, len(out.users))
     for metric in out.metrics:
         values = ranking_metric(parse_metric(metric), ranks).reshape(len(out.users), draws).mean(1)
         _add(out, record.label, metric, mean(values), values)
+        if metric in keep:
+            out.by_seed.setdefault((record.label, metric), []).append(values)
     if targets and "item" in frame.columns:
         frame = frame.sort("place", "item", maintain_order=True)  # ranks are in the order of each model's own
         if out.targets is None:

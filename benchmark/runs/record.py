@@ -145,9 +145,16 @@ class RunStore:
 
     def ranks(self, key: str) -> pl.DataFrame:
         """Return the stored ranks of a run's relevant items (labels and scores, for a preference task)."""
-        path = self.folder(key) / RANKS
+        return self._parquet(key, RANKS)
+
+    def top(self, key: str, k: int) -> pl.DataFrame:
+        """Return the first k items of a run's stored lists: ``user``, ``rank`` (from 0) and ``item``, raw ids."""
+        return self._parquet(key, TOP, pl.col("rank") < k)
+
+    def _parquet(self, key: str, name: str, rows: pl.Expr | None = None) -> pl.DataFrame:
+        path = self.folder(key) / name
         try:
-            return pl.read_parquet(path)
+            return pl.read_parquet(path) if rows is None else pl.scan_parquet(path).filter(rows).collect()
         except (OSError, pl.exceptions.PolarsError) as error:
             raise InputError(
                 f"{path}: cannot be read ({first_line(error)}); delete the folder to run it again"

@@ -15,7 +15,7 @@ from benchmark.data.cache import prepare as prepare_dataset
 from benchmark.data.split import split as split_dataset
 from benchmark.errors import InputError
 from benchmark.evaluation.metrics import parse_metric
-from benchmark.experiment import Experiment, RunSpec
+from benchmark.experiment import Experiment, RunSpec, check_columns
 from benchmark.runs.execute import PreparedData, execute, run_key
 from benchmark.runs.mirror import close_mirror, notice, open_mirror
 from benchmark.runs.progress import LiveView, clock
@@ -37,8 +37,8 @@ class Planned:
     record: RunRecord | None
 
 
-def prepare(experiment: Experiment, runs: str | Path = "runs") -> PreparedData:
-    """Load (or take from the cache), filter and split the data of an experiment.
+def prepare(experiment: Experiment | RunSpec, runs: str | Path = "runs") -> PreparedData:
+    """Load (or take from the cache), filter and split the data of an experiment, or of one run of it.
 
     Raises:
         InputError: the data cannot be used; one line that says where and why.
@@ -56,6 +56,7 @@ def plan(experiment: Experiment, data: PreparedData, store: RunStore) -> list[Pl
         k = parse_metric(metric).k
         if k is not None and k > data.split.n_items:
             raise InputError(f"task.metrics: '{metric}' is longer than the catalogue of {data.split.n_items} items")
+    check_columns(experiment.beyond, data.split.users, data.split.items)
     planned = []
     checked: set[str] = set()
     for spec in experiment.specs():

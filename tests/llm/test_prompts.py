@@ -176,6 +176,20 @@ def test_histories():
     assert twice.offsets.tolist() == [0, 4, 4, 6, 8]
 
 
+def test_other_profiles_take_the_place_of_the_users(wordpiece):
+    template = Template(way="pointwise", template="User: {profile}. {candidate}", answers=("", ""))
+    pieces = PromptTokens(template, wordpiece, ["red car", "blue boat"], ["24 years old", ""])
+    asking = pieces.with_profiles(["24 years old, a boat", "", "cars"])
+
+    def texts(of, candidate, profile):
+        made = flat_prompts(of, 64, np.array(candidate), profile=np.array(profile))
+        return [wordpiece.decode(made.tokens[a:b]) for a, b in zip(made.offsets[:-1], made.offsets[1:], strict=True)]
+
+    whole = PromptTokens(template, wordpiece, ["red car", "blue boat"], ["24 years old, a boat", "", "cars"])
+    assert texts(asking, [1, 0, 1], [0, 1, 2]) == texts(whole, [1, 0, 1], [0, 1, 2])
+    assert texts(pieces, [1, 0], [0, 1]) == [t.replace(", a boat", "") for t in texts(whole, [1, 0], [0, 1])]
+
+
 def test_templates_refused():
     with pytest.raises(InputError, match=r"unknown slot 'candidat'; did you mean 'candidate'"):
         Prompt(template="Like {candidat}?")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from benchmark.data.batch import Batch
+from benchmark.llm.prompts import flat_prompts
 from benchmark.llm.training import ADAPTER
 from benchmark.llm.two_tower import TwoTower
 from tests.contract import RecommenderContract, fit, quiet
@@ -137,6 +140,26 @@ def test_a_real_pretrained_model_learns_on_real_text() -> None:
     trained = fit(TwoTower, {"batch_size": 40}, data, task, epochs=3).metrics
     assert trained["auc"] > untrained["auc"] - 0.01
     assert trained["auc"] > 0.75
+
+
+def test_the_end_of_a_long_text_is_cut() -> None:
+    data, _ = planted("ranking")
+    catalogue = data.catalogue()
+    long = catalogue.items.with_columns(title=pl.col("title") + " the and" * 30)
+    items = replace(catalogue, items=long)
+    whole, cut = (TwoTower(TwoTower.Config(backbone=tiny_bert(), max_length=n), items).eval() for n in (96, 5))
+    cut.load_state_dict(whole.state_dict())
+    every = torch.arange(9)
+    with torch.no_grad():
+        assert not torch.allclose(whole.encode_items(every), cut.encode_items(every), atol=1e-3)
+    assert (whole.report()["item_texts_cut_share"], cut.report()["item_texts_cut_share"]) == (0.0, 1.0)
+    texts = [whole.pieces.text(_tokens(m, 0)) for m in (whole, cut)]
+    assert texts[0].startswith(texts[1].rsplit(" ", 1)[0])
+    assert len(_tokens(cut, 0)) == 5
+
+
+def _tokens(model: TwoTower, item: int) -> np.ndarray:
+    return flat_prompts(model.pieces, model.max_length, candidate=np.array([item])).tokens
 
 
 def test_no_text_in_the_catalogue_is_one_line() -> None:

@@ -1,4 +1,4 @@
-"""Energy: read off counters like those of the kernel, which wrap; none where there is none."""
+"""The code that decides a run; energy: read off counters like those of the kernel, none where there is none."""
 
 from __future__ import annotations
 
@@ -21,6 +21,17 @@ def zone(root: Path, name: str, joules: float) -> Path:
 @pytest.fixture(autouse=True)
 def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "_gpus", dict)
+
+
+def test_what_only_tables_read_makes_no_run_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    real = Path.read_bytes
+    monkeypatch.setattr(
+        Path, "read_bytes", lambda path: (read.append(f"{path.parent.name}/{path.name}"), real(path))[1]
+    )
+    environment.code_version.__wrapped__("baselines.ease")
+    assert {"evaluation/ranks.py", "evaluation/metrics.py", "data/split.py", "baselines/ease.py"} <= set(read)
+    assert "evaluation/beyond.py" not in read
 
 
 def test_the_energy_is_what_the_counters_moved_by(tmp_path: Path) -> None:
