@@ -22,10 +22,10 @@ class TestDecoder(RecommenderContract):
 
 class TestSeq2Seq(RecommenderContract):
     model = Pointwise
-    config = {"backbone": tiny("t5"), "learning_rate": 0.02, "batch_size": 64, "schedule": "constant"}
+    config = {"backbone": tiny("t5"), "learning_rate": 0.01, "batch_size": 64, "schedule": "constant"}
     tasks = ("preference",)
-    epochs = 6
-    floor = 0.53
+    epochs = 10  # faster ones learn on some machines and not on others
+    floor = 0.57
 
 
 class TestPointwise(RecommenderContract):
