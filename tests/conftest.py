@@ -8,9 +8,10 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_SILENT", "true")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-WORKER = "PYTEST_XDIST_WORKER" in os.environ
-if WORKER:  # two of them share two cores: one thread each, and for what they start
-    os.environ.update(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
+# two workers share two cores: one thread each, and for what they start
+os.environ.update(
+    dict.fromkeys(["OMP_NUM_THREADS", "NUMBA_NUM_THREADS"], "1") if "PYTEST_XDIST_WORKER" in os.environ else {}
+)
 
 import numpy as np
 import polars as pl
@@ -21,7 +22,7 @@ pytest.register_assert_rewrite("tests.contract")
 
 from tests.contract import two_processes  # noqa: E402, F401  a fixture for all who inherit the contract
 
-torch.set_num_threads(1 if WORKER else 2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 @pytest.fixture
