@@ -419,7 +419,7 @@ def recommend(
     levelfield recommend experiments/quickstart.yaml --history "Toy Story" --history "Aladdin" -k 5
     """
     console = _console()
-    from benchmark.reports.recommended import show
+    from benchmark.reports.recommended import converse, show
     from benchmark.serving.find import trained as trained_model
 
     trained = trained_model(which, model, seed, runs, overrides or [], defaults, console)
@@ -428,28 +428,8 @@ def recommend(
         with console.status("loading the model"):
             found = trained.recommend(history or [], query, k, user)
         show(trained, found, console)
-    if not interactive:
-        return
-    from benchmark.serving.conversation import HELP, Conversation
-
-    said = Conversation(trained.titles)
-    said.query = query
-    for title in history or []:
-        said.take(title)
-    console.print(HELP, style="dim", highlight=False)
-    while True:
-        try:
-            line = console.input("> ").strip()
-        except EOFError:
-            return
-        if line in ("quit", "exit", "q"):
-            return
-        try:
-            said.take(line)
-            if said.history or said.query or user:
-                show(trained, trained.recommend(said.history, said.query, k, user), console)
-        except InputError as error:
-            console.print(str(error), highlight=False)
+    if interactive:
+        converse(trained, history or [], query, k, user, console)
 
 
 def _having(experiments: list[Experiment], labels: list[str]) -> list[Experiment]:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from scipy.sparse import csr_array
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from benchmark.data.schema import ITEM_ID, TITLE, USER_ID
 from benchmark.errors import InputError, nearest
@@ -25,6 +27,7 @@ _NOT_IN_PROFILE = ("zip_code", "zip", "zipcode", "postal_code")
 _PROFILE_FIRST = ("age", "gender", "occupation")
 # what stands before a piece while it is tokenised; cut off afterwards
 _ANCHOR = ":"
+UNKNOWN = "unknown item "  # what an item without text is called, before its id
 
 
 def item_texts(items: pl.DataFrame, fields: Sequence[str] | None = None, template: str | None = None) -> list[str]:
@@ -66,8 +69,24 @@ def item_texts(items: pl.DataFrame, fields: Sequence[str] | None = None, templat
             pl.when(pl.all_horizontal(pl.all().is_null())).then(pl.lit("")).otherwise(texts)
         ).to_series()
     ids = items[ITEM_ID].cast(pl.String) if ITEM_ID in items.columns else pl.Series(map(str, range(items.height)))
-    unknown = pl.select(pl.concat_str(pl.lit("unknown item "), ids)).to_series()
+    unknown = pl.select(pl.concat_str(pl.lit(UNKNOWN), ids)).to_series()
     return pl.select(pl.when(texts == "").then(unknown).otherwise(texts)).to_series().to_list()
+
+
+def text_vectors(items: pl.DataFrame) -> csr_array | None:
+    """Return (n_items, d) sparse TF-IDF vectors of the items' texts, of length 1, or 0 where an item has no text.
+
+    None where no item has any.
+    """
+    try:
+        texts = item_texts(items)
+    except InputError:
+        return None
+    told = [text if text != f"{UNKNOWN}{id}" else "" for text, id in zip(texts, items[ITEM_ID], strict=True)]
+    try:
+        return csr_array(TfidfVectorizer(sublinear_tf=True).fit_transform(told))
+    except ValueError:  # single letters and punctuation alone
+        return None
 
 
 def user_profiles(users: pl.DataFrame, fields: Sequence[str] | None = None) -> list[str]:

@@ -19,9 +19,25 @@ from numba import njit
 from scipy.sparse import csr_array
 from scipy.stats import rankdata
 
-from benchmark.evaluation.metrics import Array, gini, mean
+from benchmark.evaluation.metrics import Array, mean
 
 LEAST = 10  # judged users of a group; a mean over fewer is too noisy to be an extreme of several
+
+
+def coverage(lists: Array, k: int, n_items: int) -> float:
+    """Share of the catalogue that is in anybody's first k (Herlocker et al., TOIS 2004)."""
+    return float((_exposure(lists, k, n_items) > 0).mean())
+
+
+def gini(lists: Array, k: int, n_items: int) -> float:
+    """Gini index of how often each item of the catalogue is recommended: 0 evenly, near 1 a few items only.
+
+    Fleder & Hosanagar, Management Science 2009; nan when nothing is recommended.
+    """
+    count = np.sort(_exposure(lists, k, n_items))
+    if not count.sum():
+        return float("nan")
+    return float(((2 * np.arange(1, n_items + 1) - n_items - 1) * count).sum() / (n_items * count.sum()))
 
 
 def gini_values(lists: Array, k: int, n_items: int) -> Array:
@@ -33,13 +49,25 @@ def gini_values(lists: Array, k: int, n_items: int) -> Array:
     the influences add up to 0. nan when nothing is recommended.
     """
     first, there = _first(lists, k)
-    count = np.bincount(first[there], minlength=n_items)
+    count = _exposure(lists, k, n_items)
     total = count.sum()
     if not total:
         return np.full(len(lists), np.nan)
     value = gini(lists, k, n_items)
     slope = (2 * rankdata(count) - n_items - 1) / (n_items * total) - value / total
     return value + len(lists) * np.where(there, slope[first], 0.0).sum(1)
+
+
+def novelty(lists: Array, k: int, popularity: Array, n_users: int) -> Array:
+    """Return (U,) mean self-information -log2(popularity / n_users) of the lists, in bits (Zhou et al., PNAS 2010).
+
+    Args:
+        lists: (U, K) integer.
+        k: length that is looked at.
+        popularity: (n_items,) training users of each item; 0 counts as 1, which keeps the value finite.
+        n_users: training users.
+    """
+    return _list_mean(lists, k, -np.log2(np.maximum(popularity, 1) / n_users))
 
 
 def diversity_values(lists: Array, k: int, vectors: csr_array) -> Array:
@@ -221,6 +249,12 @@ def _influence(values: Array) -> Array:
     """Return (U,) U times each user's influence on the mean of the values that are not nan."""
     known = ~np.isnan(values)
     return np.where(known, values - mean(values), 0.0) * len(values) / max(np.count_nonzero(known), 1)
+
+
+def _exposure(lists: Array, k: int, n_items: int) -> Array:
+    """Return (n_items,) how many users have each item among their first k."""
+    first, there = _first(lists, k)
+    return np.bincount(first[there], minlength=n_items)
 
 
 def _first(lists: Array, k: int) -> tuple[Array, Array]:

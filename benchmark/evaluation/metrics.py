@@ -22,7 +22,6 @@ from benchmark.errors import InputError, nearest
 Array = np.ndarray
 
 ECE_BINS = 15
-_BLOCK = 1 << 24  # elements of item vectors gathered at once
 
 
 @dataclass(frozen=True)
@@ -251,102 +250,6 @@ def mean(values: Array) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-# Beyond accuracy: from the users' top-k lists (U, K) of item ids, -1 where a list is shorter --------------------------
-
-
-def coverage(lists: Array, k: int, n_items: int) -> float:
-    """Share of the catalogue that is in anybody's first k (Herlocker et al., TOIS 2004)."""
-    return float((_exposure(lists, k, n_items) > 0).mean())
-
-
-def gini(lists: Array, k: int, n_items: int) -> float:
-    """Gini index of how often each item of the catalogue is recommended: 0 evenly, near 1 a few items only.
-
-    Fleder & Hosanagar, Management Science 2009; nan when nothing is recommended.
-    """
-    count = np.sort(_exposure(lists, k, n_items))
-    if not count.sum():
-        return float("nan")
-    return float(((2 * np.arange(1, n_items + 1) - n_items - 1) * count).sum() / (n_items * count.sum()))
-
-
-def novelty(lists: Array, k: int, popularity: Array, n_users: int) -> Array:
-    """Return (U,) mean self-information -log2(popularity / n_users) of the lists, in bits (Zhou et al., PNAS 2010).
-
-    Args:
-        lists: (U, K) integer.
-        k: length that is looked at.
-        popularity: (n_items,) training users of each item; 0 counts as 1, which keeps the value finite.
-        n_users: training users.
-    """
-    return _list_mean(lists, k, -np.log2(np.maximum(popularity, 1) / n_users))
-
-
-def diversity(lists: Array, k: int, vectors: Array) -> Array:
-    """Return (U,) intra-list diversity: mean of 1 - cosine over the pairs of a list (Smyth & McClave, ICCBR 2001).
-
-    nan for lists of fewer than two items. A zero vector has cosine 0 with all.
-
-    Args:
-        lists: (U, K) integer.
-        k: length that is looked at.
-        vectors: (n_items, d) float.
-    """
-    _need(lists, k)
-    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = np.vstack([vectors / np.where(norm > 0, norm, 1), np.zeros((1, vectors.shape[1]))])  # row -1: padding
-    first = lists[:, :k]
-    out = np.empty(len(first))
-    step = max(1, _BLOCK // max(1, k * vectors.shape[1]))
-    for start in range(0, len(first), step):
-        v = unit[first[start : start + step]]
-        n = (first[start : start + step] >= 0).sum(1).astype(np.float64)
-        # |sum of v|^2 holds every ordered pair and the squares, so no (k, k) matrix is needed
-        cosines = (v.sum(1) ** 2).sum(1) - (v**2).sum((1, 2))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            out[start : start + step] = np.where(n > 1, 1 - cosines / (n * (n - 1)), np.nan)
-    return out
-
-
-def popularity_bias(lists: Array, k: int, popularity: Array, history_popularity: Array) -> float:
-    """Average popularity of what the users are recommended over that of their histories; 1 is faithful.
-
-    The group average popularity (GAP) of recommendations over that of profiles (Abdollahpouri et al., "The unfairness
-    of popularity bias in recommendation", RMSE 2019): means within a user, then over users.
-
-    Args:
-        lists: (U, K) integer.
-        k: length that is looked at.
-        popularity: (n_items,) training popularity.
-        history_popularity: (U,) mean training popularity of each user's history; nan where it is empty.
-    """
-    recommended = _list_mean(lists, k, popularity.astype(np.float64))
-    profile = mean(history_popularity.astype(np.float64))
-    return mean(recommended) / profile if profile > 0 else float("nan")
-
-
-def _need(lists: Array, k: int) -> None:
-    if lists.shape[1] < k:
-        raise ValueError(f"lists of {lists.shape[1]} items are too short for k = {k}")
-
-
-def _exposure(lists: Array, k: int, n_items: int) -> Array:
-    """Return (n_items,) how many users have each item among their first k."""
-    _need(lists, k)
-    first = lists[:, :k]
-    return np.bincount(first[first >= 0], minlength=n_items)
-
-
-def _list_mean(lists: Array, k: int, value: Array) -> Array:
-    """Return the (U,) means of an (n_items,) value over each list's first k; nan for empty lists."""
-    _need(lists, k)
-    first = lists[:, :k]
-    some = first >= 0
-    n = some.sum(1)
-    total = np.where(some, value[first], 0.0).sum(1)
-    return np.where(n > 0, total / np.maximum(n, 1), np.nan)
-
-
 # Names ----------------------------------------------------------------------------------------------------------------
 
 _WITH_K: dict[str, Callable[[UserRanks, int], Array]] = {
@@ -432,44 +335,3 @@ def preference_metric(metric: Metric, user: Array, label: Array, score: Array, p
     if metric.name in by_probability:
         return float("nan") if probability is None else by_probability[metric.name](label, probability)
     raise InputError(f"metric '{metric}' is no preference metric{nearest(metric.name, PREFERENCE_METRICS)}")
-
-
-def beyond_accuracy(
-    metrics: list[Metric],
-    lists: Array,
-    popularity: Array,
-    n_users: int,
-    history_popularity: Array | None = None,
-    vectors: Array | None = None,
-) -> dict[str, float]:
-    """Return the BEYOND_METRICS asked for, means over users; nan for one whose argument is None.
-
-    Args:
-        metrics: which; others than BEYOND_METRICS are refused.
-        lists: (U, K) item ids, -1 where a list is shorter.
-        popularity: (n_items,) training users of each item.
-        n_users: training users.
-        history_popularity: (U,) for popularity_bias.
-        vectors: (n_items, d) for diversity.
-
-    Raises:
-        InputError: a metric is none of BEYOND_METRICS.
-        ValueError: the lists are shorter than a k.
-    """
-    out = {}
-    for metric in metrics:
-        if metric.name not in BEYOND_METRICS or metric.k is None:
-            raise InputError(f"metric '{metric}' is not read from lists{nearest(metric.name, BEYOND_METRICS)}")
-        value = float("nan")
-        if metric.name == "coverage":
-            value = coverage(lists, metric.k, len(popularity))
-        elif metric.name == "gini":
-            value = gini(lists, metric.k, len(popularity))
-        elif metric.name == "novelty":
-            value = mean(novelty(lists, metric.k, popularity, n_users))
-        elif metric.name == "diversity" and vectors is not None:
-            value = mean(diversity(lists, metric.k, vectors))
-        elif metric.name == "popularity_bias" and history_popularity is not None:
-            value = popularity_bias(lists, metric.k, popularity, history_popularity)
-        out[str(metric)] = value
-    return out

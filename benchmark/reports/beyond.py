@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 from scipy.sparse import csr_array
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from benchmark.data.schema import ITEM_ID, USER_ID, SplitData
 from benchmark.data.split import known as known_interactions
-from benchmark.data.text import item_texts
-from benchmark.errors import InputError
+from benchmark.data.text import text_vectors
 from benchmark.evaluation import beyond as values_of
-from benchmark.evaluation.metrics import coverage, mean, novelty, parse_metric, preference_metric
+from benchmark.evaluation.metrics import mean, parse_metric, preference_metric
 from benchmark.evaluation.user_values import preference_user_values
 from benchmark.experiment import EXPOSURE, GAP, Beyond, Experiment, check_columns
 from benchmark.reports.groups import Groups, groups_of
@@ -201,7 +199,7 @@ def _measure_of(
     """Return the function of the lists that gives (U,) user values, or one number; None without the texts it needs."""
     k, n_items = int(one.k or 0), split.n_items
     if one.name == "coverage":
-        return lambda lists: coverage(lists, k, n_items)
+        return lambda lists: values_of.coverage(lists, k, n_items)
     if one.name == "gini":
         return lambda lists: values_of.gini_values(lists, k, n_items)
     if one.name == "novelty":
@@ -209,7 +207,7 @@ def _measure_of(
         pairs = pairs[np.diff(pairs, prepend=-1) > 0]  # who came back counts once
         knowing = np.bincount(pairs % n_items, minlength=n_items)
         n_users = int(np.count_nonzero(np.diff(split.train.offsets)))
-        return lambda lists: novelty(lists, k, knowing, n_users)
+        return lambda lists: values_of.novelty(lists, k, knowing, n_users)
     if one.name == "popularity_bias":
         history = _history_popularity(split, popularity)[inner]
         return lambda lists: values_of.popularity_bias_values(lists, k, popularity, history)
@@ -247,19 +245,3 @@ def item_shares(column: pl.Series) -> csr_array:
     code = frame["value"].rank("dense").fill_null(0).to_numpy().astype(np.int64)
     used, code = np.unique(code, return_inverse=True)
     return csr_array((1 / n, (frame["item"].to_numpy(), code)), shape=(len(column), len(used)))
-
-
-def text_vectors(items: pl.DataFrame) -> csr_array | None:
-    """Return (n_items, d) sparse TF-IDF vectors of the items' texts, of length 1, or 0 where an item has no text.
-
-    None where no item has any.
-    """
-    try:
-        texts = item_texts(items)
-    except InputError:
-        return None
-    told = [text if text != f"unknown item {id}" else "" for text, id in zip(texts, items[ITEM_ID], strict=True)]
-    try:
-        return csr_array(TfidfVectorizer(sublinear_tf=True).fit_transform(told))
-    except ValueError:  # single letters and punctuation alone
-        return None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 
+from benchmark.errors import InputError
+from benchmark.serving.conversation import HELP, Conversation
 from benchmark.serving.trained import Reason, Recommendations, TrainedModel
 
 SHOWN = 8  # newest items of a history that are named
@@ -40,3 +44,31 @@ def show(model: TrainedModel, found: Recommendations, console: Console) -> None:
 
 def _reason(reason: Reason | None) -> str:
     return "" if reason is None else f"{reason.title} ({reason.value:.2f})"
+
+
+def converse(
+    model: TrainedModel, history: Sequence[str], query: str | None, k: int, user: str | None, console: Console
+) -> None:
+    """Read lines of a person until there are no more, and print a list after each.
+
+    Raises:
+        InputError: one of ``history`` is no title; what is typed later is answered instead.
+    """
+    said = Conversation(model.titles)
+    said.query = query
+    for title in history:
+        said.take(title)
+    console.print(HELP, style="dim", highlight=False)
+    while True:
+        try:
+            line = console.input("> ").strip()
+        except EOFError:
+            return
+        if line in ("quit", "exit", "q"):
+            return
+        try:
+            said.take(line)
+            if said.history or said.query or user:
+                show(model, model.recommend(said.history, said.query, k, user), console)
+        except InputError as error:
+            console.print(str(error), highlight=False)

@@ -24,7 +24,8 @@ PACKAGES = (
 )  # fmt: skip
 # what decides the outcome of every run; a model's own modules come on top, reports and the command line do not count
 OUTCOME = ("data", "evaluation", "recommender.py", "runs/execute.py", "runs/selection.py")
-NOT_OUTCOME = ("evaluation/beyond.py",)  # read by tables alone
+# what tables alone read: a change of it makes no run a new one
+NOT_OUTCOME = tuple(f"evaluation/{name}.py" for name in ("beyond", "significance", "user_values"))
 
 
 def environment() -> dict[str, Any]:

@@ -9,11 +9,12 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
+from scipy.sparse import csr_array
 
 from benchmark.data.batch import Batch, Ragged
 from benchmark.data.schema import USER_ID
 from benchmark.data.split import known
+from benchmark.data.text import text_vectors
 from benchmark.errors import InputError, nearest
 from benchmark.experiment import RunSpec
 from benchmark.recommender import Recommender
@@ -248,17 +249,14 @@ class TrainedModel:
         return torch.where(falls.abs() > NOTHING * (finite.max() - finite.min()), falls, 0.0)
 
     @cached_property
-    def _words(self) -> object:
-        try:
-            return TfidfVectorizer(sublinear_tf=True, stop_words="english").fit_transform(self.titles.texts).tocsr()
-        except ValueError:  # no words at all
-            return None
+    def _words(self) -> csr_array | None:
+        return text_vectors(self.data.split.items)
 
     def _nearest(self, items: list[int], best: list[int]) -> dict[int, Reason]:
         """Return, by listed item, the item of the history whose text is most like it."""
         if self._words is None:
             return {}
-        cosine = (self._words[best] @ self._words[items].T).toarray()  # type: ignore[index]
+        cosine = (self._words[best] @ self._words[items].T).toarray()
         at = cosine.argmax(1)
         return {
             item: Reason(self.titles.names[items[at[row]]], float(cosine[row, at[row]]))

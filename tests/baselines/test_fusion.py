@@ -13,7 +13,7 @@ from baselines.ease import EASE
 from baselines.fusion import Fusion
 from baselines.mf import MF
 from baselines.popularity import Popularity
-from benchmark.data.batch import Batch
+from benchmark.data.batch import Batch, Ragged
 from benchmark.errors import InputError
 from benchmark.recommender import Recommender
 from tests.contract import Fitted, RecommenderContract, fit
@@ -34,13 +34,13 @@ class TestReciprocalRanks(RecommenderContract):
         return members(kind)
 
     def test_candidates_are_columns_of_all_scores(self, fitted: Fitted) -> None:
-        """Not here: a rank, or a standard score, is one among the candidates."""
-        batch = fitted.batch()
-        everything = fitted.score(batch)
-        batch.candidates = torch.arange(fitted.model.n_items).flip(0).expand(len(batch), -1)
-        batch.seen = None  # with candidates, all of them compete
-        some = fitted.score(Batch(batch.user, seen=fitted.batch().seen, candidates=batch.candidates))
-        assert some.shape == everything.shape
+        """A rank, or a standard score, is one among the candidates: so all of them, in another order."""
+        n, n_items = len(fitted.batch()), fitted.model.n_items
+        nothing = Ragged(torch.zeros(n + 1, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
+        batch = Batch(fitted.batch().user, seen=nothing)  # with candidates, what is known competes too
+        order = torch.randperm(n_items)
+        some = fitted.score(Batch(batch.user, seen=nothing, candidates=order.expand(n, -1)))
+        torch.testing.assert_close(some, fitted.score(batch)[:, order])
 
 
 class TestStandardised(TestReciprocalRanks):

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmark.data.text import TokenTable, flat_index, item_texts, tokenizer_identity, user_profiles
+from benchmark.data.text import TokenTable, flat_index, item_texts, text_vectors, tokenizer_identity, user_profiles
 from benchmark.errors import InputError
 
 ITEMS = pl.DataFrame(
@@ -118,3 +118,12 @@ def test_cache_folder_that_is_a_file(tokenizer, tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(InputError, match="token cache"):
         TokenTable.build(["heat"], tokenizer, cache=tmp_path / "taken")
+
+
+def test_an_item_without_text_is_like_no_other() -> None:
+    items = pl.DataFrame({"item_id": ["1", "2", "3", "4"], "title": ["red car", None, None, "red boat"]})
+    vectors = text_vectors(items)
+    assert vectors is not None
+    np.testing.assert_allclose((vectors @ vectors.T).toarray().diagonal(), [1, 0, 0, 1])
+    assert text_vectors(items.select("item_id")) is None
+    assert text_vectors(items.with_columns(title=pl.lit("!"))) is None, "nothing that could be counted"

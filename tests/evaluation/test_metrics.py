@@ -309,50 +309,6 @@ def test_preference_is_nan_where_undefined() -> None:
     assert M.f1(np.array([1.0, 0.0]), np.array([0.1, 0.1])) == 0
 
 
-# Beyond accuracy ------------------------------------------------------------------------------------------------------
-
-
-def test_beyond_accuracy_by_hand() -> None:
-    lists = np.array([[0, 1, 2], [0, 1, -1], [-1, -1, -1]])
-    popularity = np.array([8, 4, 2, 0])
-    assert M.coverage(lists, 2, 4) == 0.5
-    assert M.gini(np.array([[0, 1, 2, 3]]), 4, 4) == 0
-    assert M.gini(np.array([[3]] * 5), 1, 4) == 0.75  # all on one of n items: 1 - 1 / n
-    np.testing.assert_allclose(M.novelty(lists, 3, popularity, 8), [1.0, 0.5, np.nan])
-    assert np.isfinite(M.novelty(np.array([[3]]), 1, popularity, 8)).all()
-    assert M.popularity_bias(lists, 2, popularity, np.array([3.0, 3.0, np.nan])) == 2
-
-
-def test_diversity_is_the_mean_pairwise_distance() -> None:
-    rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((50, 8))
-    vectors[7] = 0
-    lists = rng.permuted(np.tile(np.arange(50), (20, 1)), axis=1)[:, :6]
-    lists[0, 3:] = -1
-    lists[1, 1:] = -1
-    found = M.diversity(lists, 6, vectors)
-    assert np.isnan(found[1])
-    for u in (0, *range(2, 20)):
-        items = [vectors[i] for i in lists[u] if i >= 0]
-        pairs = [
-            1 - a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-30) for a, b in itertools.combinations(items, 2)
-        ]
-        assert found[u] == pytest.approx(np.mean(pairs))
-    with pytest.raises(ValueError, match="too short"):
-        M.diversity(lists, 7, vectors)
-
-
-def test_beyond_accuracy_by_name() -> None:
-    lists, popularity = np.array([[0, 1], [2, -1]]), np.array([4, 2, 1, 1])
-    names = [M.parse_metric(f"{name}@2") for name in M.BEYOND_METRICS]
-    found = M.beyond_accuracy(names, lists, popularity, 4, vectors=np.eye(4))
-    assert found["coverage@2"] == 0.75
-    assert found["diversity@2"] == 1
-    assert np.isnan(found["popularity_bias@2"])  # no histories were given
-    with pytest.raises(InputError, match="not read from lists"):
-        M.beyond_accuracy([M.Metric("auc")], lists, popularity, 4)
-
-
 # Names ----------------------------------------------------------------------------------------------------------------
 
 

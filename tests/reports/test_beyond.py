@@ -15,10 +15,11 @@ import pytest
 from rich.console import Console
 
 from benchmark.errors import InputError
-from benchmark.evaluation.metrics import coverage, novelty, parse_metric, preference_metric
+from benchmark.evaluation.beyond import coverage, novelty
+from benchmark.evaluation.metrics import parse_metric, preference_metric
 from benchmark.experiment import Experiment, load_all
 from benchmark.reports import manifest, render
-from benchmark.reports.beyond import item_shares, text_vectors
+from benchmark.reports.beyond import item_shares
 from benchmark.reports.groups import groups_of
 from benchmark.reports.part import Part, part
 from benchmark.reports.table import Cell, ComparisonTable, build
@@ -230,15 +231,6 @@ def test_the_shares_of_an_item_are_even_and_missing_values_are_a_value() -> None
     firms = pl.Series(["Sun, Inc.", "Moon, Ltd.", "Sun, Inc.", "Mars"])
     np.testing.assert_array_equal(item_shares(firms).toarray(), [[0, 0, 1], [0, 1, 0], [0, 0, 1], [1, 0, 0]])
     np.testing.assert_array_equal(item_shares(pl.Series([3, 1, 3])).toarray(), [[0, 1], [1, 0], [0, 1]])
-
-
-def test_an_item_without_text_is_like_no_other() -> None:
-    items = pl.DataFrame({"item_id": ["1", "2", "3", "4"], "title": ["red car", None, None, "red boat"]})
-    vectors = text_vectors(items)
-    assert vectors is not None
-    np.testing.assert_allclose((vectors @ vectors.T).toarray().diagonal(), [1, 0, 0, 1])
-    assert text_vectors(items.select("item_id")) is None
-    assert text_vectors(items.with_columns(title=pl.lit("!"))) is None, "nothing that could be counted"
 
 
 def test_groups_are_values_or_quarters() -> None:
