@@ -120,6 +120,14 @@ class Recommender(LightningModule):
         return Traits(cls.group, cls.tasks, cls.probability)
 
     @classmethod
+    def traits_on(cls, config: ModelConfig, stages: dict[str, Traits]) -> Traits:
+        """Return the traits of a model that stands on others, whose traits these are, by role.
+
+        Override it only where they decide them.
+        """
+        return cls.traits_of(config)
+
+    @classmethod
     def check(cls, config: ModelConfig, catalogue: Catalogue) -> None:
         """Say before anything runs what the model needs and the data lacks (features, a graph ...); nothing by default.
 
@@ -142,6 +150,7 @@ class Recommender(LightningModule):
         Extend it to build what depends on them, such as a projection of their vectors.
         """
         self.stages = stages
+        self.traits = self.traits_on(self.config, {role: stage.traits for role, stage in stages.items()})
 
     @classmethod
     def examples(cls, config: Any, catalogue: Catalogue, batch: Batch, n: int) -> list[tuple[str, int, int]]:

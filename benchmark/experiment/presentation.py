@@ -30,6 +30,11 @@ class Report(_Strict):
     )
     significance: float = Field(0.05, gt=0, lt=1, description="Corrected p-value below which a cell is marked.")
     costs: tuple[Cost, ...] = Field(("train_seconds", "ms_per_user"), description="Cost columns of the table.")
+    measured: tuple[str, ...] = Field(
+        (),
+        description="Columns of what models say of themselves after training (`report()` of the class, `model_report` "
+        "of the record), such as size_mb or item_texts_cut_share; neither ranked nor tested.",
+    )
     beyond: tuple[str, ...] = Field(
         (),
         description="Columns of fairness and exposure, from the stored lists and ranks: coverage@10, gini@10, "
@@ -42,12 +47,12 @@ class Report(_Strict):
         None, description="Columns of the users table to part them by; all with few values when left out."
     )
 
-    @field_validator("costs")
+    @field_validator("costs", "measured")
     @classmethod
-    def _once(cls, costs: tuple[Cost, ...]) -> tuple[Cost, ...]:
-        if len(set(costs)) < len(costs):
-            raise ValueError(f"'{max(costs, key=costs.count)}' stands twice")
-        return costs
+    def _once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"'{max(names, key=names.count)}' stands twice")
+        return names
 
 
 class Published(_Strict):

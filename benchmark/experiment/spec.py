@@ -28,7 +28,7 @@ from benchmark.experiment.settings import DatasetConfig, Tracking, TrainerConfig
 from benchmark.validation import describe
 
 if TYPE_CHECKING:
-    from benchmark.recommender import ModelConfig, Recommender
+    from benchmark.recommender import ModelConfig, Recommender, Traits
 
 LLM = ("llm-zero-shot", "llm")  # groups of rows that are no baselines
 
@@ -200,12 +200,7 @@ class Experiment(_Strict):
 
     def groups(self) -> dict[str, str]:
         """Return the group of each model, by label."""
-        out = {}
-        for label, entry in self.models.items():
-            where = f"models.{label}"
-            cls = model_class(entry.class_path, where)
-            out[label] = str(cls.traits_of(model_config(cls, entry.parameters, where)).group)
-        return out
+        return {label: str(self._traits(label).group) for label in self.models}
 
     def proposed(self) -> tuple[str, ...]:
         """Return the labels of the proposed rows: ``report.proposed``, or those of the language models."""
@@ -215,17 +210,8 @@ class Experiment(_Strict):
 
     def unable(self) -> dict[str, str]:
         """Return, by label, why a model cannot do the task: its row of the table says so, the others run."""
-        out = {}
-        for label, entry in self.models.items():
-            where = f"models.{label}"
-            cls = model_class(entry.class_path, where)
-            can = cls.traits_of(model_config(cls, entry.parameters, where)).tasks
-            if self.task.kind not in can:
-                out[label] = (
-                    f"{cls.__name__} cannot do a {self.task.kind} task with these settings; "
-                    f"it does: {', '.join(sorted(can))}"
-                )
-        return out
+        reasons = {label: self._cannot(label, self._traits(label)) for label in self.models}
+        return {label: reason for label, reason in reasons.items() if reason}
 
     def only(self, labels: Sequence[str]) -> Experiment:
         """Return the experiment with those of the models that it has, and what they stand on."""
@@ -246,17 +232,35 @@ class Experiment(_Strict):
         changed = {label: self.models[label].with_values(those) for label, those in values.items()}
         return self.model_copy(update={"models": {**self.models, **changed}})
 
+    def _class_and_config(self, label: str) -> tuple[type[Recommender], ModelConfig]:
+        where, entry = f"models.{label}", self.models[label]
+        cls = model_class(entry.class_path, where)
+        return cls, model_config(cls, entry.parameters, where)
+
+    def _traits(self, label: str, above: tuple[tuple[str, str], ...] = ()) -> Traits:
+        """Return what a model is, on what it stands on; ``above`` as for ``_spec``."""
+        cls, config = self._class_and_config(label)
+        below = {}
+        for role, other in cls.stages_of(config).items():
+            path = (*above, (label, role))
+            below[role] = self._traits(self._stage_label(other, path), path)
+        return cls.traits_on(config, below)
+
+    def _cannot(self, label: str, traits: Traits) -> str:
+        """Return why a model of these traits cannot do the task; "" where it can."""
+        if self.task.kind in traits.tasks:
+            return ""
+        name = self.models[label].class_path.rpartition(".")[2]
+        return (
+            f"{name} cannot do a {self.task.kind} task with these settings; it does: {', '.join(sorted(traits.tasks))}"
+        )
+
     def _spec(self, label: str, entry: ModelEntry, seed: int, above: tuple[tuple[str, str], ...] = ()) -> RunSpec:
         """Return the spec of one run; ``above`` holds the (label, role) of the models that stand on it."""
         where = f"models.{label}"
-        cls = model_class(entry.class_path, where)
-        config = model_config(cls, entry.parameters, where)
-        can = cls.traits_of(config).tasks
-        if self.task.kind not in can:
-            raise InputError(
-                f"{where}: {cls.__name__} cannot do a {self.task.kind} task with these settings; "
-                f"it does: {', '.join(sorted(can))}"
-            )
+        cls, config = self._class_and_config(label)
+        if reason := self._cannot(label, self._traits(label, above)):
+            raise InputError(f"{where}: {reason}")
         try:
             merged = _merged(self.trainer.model_dump(), entry.trainer)
             trainer = TrainerConfig.model_validate(merged)
@@ -292,6 +296,11 @@ class Experiment(_Strict):
 
     def _stage(self, label: str, seed: int, above: tuple[tuple[str, str], ...]) -> RunSpec:
         """Return the spec of the model that the last of ``above`` stands on."""
+        label = self._stage_label(label, above)
+        return self._spec(label, self.models[label], seed, above)
+
+    def _stage_label(self, label: str, above: tuple[tuple[str, str], ...]) -> str:
+        """Return the label of the model that the last of ``above`` stands on, once it is known to be there."""
         user, role = above[-1]
         same_budget = f"{label}-{self.models[user].limit_train or 'all'}"
         if label not in self.models and same_budget in self.models:
@@ -304,7 +313,7 @@ class Experiment(_Strict):
             first = labels.index(label)  # what leads into the circle is not at fault
             circle = " -> ".join([*labels[first:], label])
             raise InputError(f"models.{label}.{above[first][1]}: {circle} is a circle")
-        return self._spec(label, self.models[label], seed, above)
+        return label
 
 
 @dataclass(frozen=True)
@@ -330,6 +339,10 @@ class RunSpec:
 
     def model_class(self) -> type[Recommender]:
         return model_class(self.class_path, f"models.{self.label}")
+
+    def traits(self) -> Traits:
+        """Return what the model is, on what it stands on."""
+        return self.model_class().traits_on(self.config, {role: stage.traits() for role, stage in self.stages.items()})
 
     @classmethod
     def from_resolved(cls, resolved: dict[str, Any], experiment: str, label: str) -> RunSpec:

@@ -91,7 +91,7 @@ def cells(table: ComparisonTable, parts: Sequence[Part]) -> list[dict[str, Any]]
             keys = [record.key for record in records if record is not None]
             row = next(row for row in table.rows if row.label == label)
             for column, cell in zip(table.columns, row.cells, strict=True):
-                if column.dataset in ("", p.dataset) and column.kind in ("metric", "beyond", "cost"):
+                if column.dataset in ("", p.dataset) and column.kind in ("metric", "beyond", "measured", "cost"):
                     told = {"mean": cell.mean, "sd": cell.sd, "low": cell.low, "high": cell.high, "p": cell.p}
                     # the last digits of a sum depend on how it was summed
                     known = {name: float(f"{value:.10g}") for name, value in told.items() if value is not None}

@@ -6,6 +6,7 @@ from benchmark.evaluation.metrics import parse_metric
 from benchmark.experiment import EXPOSURE, GAP, Beyond
 
 ABBREVIATIONS = {"auc", "uauc", "gauc", "mrr", "map", "ndcg", "ece", "f1"}
+UNITS = {"mb": "MB", "kl": "KL", "cka": "CKA", "auc": "AUC", "ndcg": "NDCG"}
 # in their order
 GROUP_TITLES = {
     "trivial": "Trivial",
@@ -47,3 +48,9 @@ def beyond_title(one: Beyond) -> str:
     if one.name == EXPOSURE:
         return f"Exposure@{one.k} ({one.column})"
     return title(f"{one.name}@{one.k}")
+
+
+def measured_title(name: str) -> str:
+    """Return the heading of a column of `report.measured`: size_mb -> Size MB."""
+    words = [UNITS.get(word, word) for word in name.split("_")]
+    return " ".join([words[0] if words[0] in UNITS.values() else words[0].capitalize(), *words[1:]])

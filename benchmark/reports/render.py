@@ -40,6 +40,8 @@ def shown(column: Column, cell: Cell) -> str:
         return f"{cell.mean:+.4f}"
     if column.name == "trainable_parameters" and cell.mean is not None:
         return f"{cell.mean:,.0f}"
+    if column.kind == "measured" and cell.mean is not None:
+        return f"{cell.mean:.4g}"
     return text(cell, metric=column.kind != "cost")
 
 

@@ -10,15 +10,17 @@ from typing import Literal
 
 import numpy as np
 
+from benchmark.errors import nearest
 from benchmark.evaluation.metrics import GENERATION_METRICS, higher_is_better, parse_metric
 from benchmark.evaluation.significance import bootstrap_intervals
 from benchmark.experiment import Beyond, check_together
 from benchmark.reports.beyond import legend as beyond_legend
 from benchmark.reports.comparison import compare, legend
-from benchmark.reports.names import COSTS, GROUP_TITLES, beyond_title, title
+from benchmark.reports.names import COSTS, GROUP_TITLES, beyond_title, measured_title, title
 from benchmark.reports.part import Part
 from benchmark.runs.record import RunRecord
 
+_FINDABLE = ("metric", "measured", "cost")  # kinds of columns that are asked for by their name
 NEED_PROBABILITY = {"log_loss", "brier", "ece", "accuracy", "f1"}
 
 
@@ -29,7 +31,7 @@ class Column:
     dataset: str
     name: str
     title: str
-    kind: Literal["metric", "beyond", "cost", "published", "difference"]
+    kind: Literal["metric", "beyond", "measured", "cost", "published", "difference"]
     lower: bool = False  # less is better
 
 
@@ -68,8 +70,8 @@ class ComparisonTable:
     notes: tuple[str, ...] = field(default=())
 
     def column(self, name: str) -> list[Cell]:
-        """Return the cells of the first metric or cost column of a name, row by row."""
-        j = next(j for j, c in enumerate(self.columns) if c.name == name and c.kind in ("metric", "cost"))
+        """Return the cells of the first metric, measured or cost column of a name, row by row."""
+        j = next(j for j, c in enumerate(self.columns) if c.name == name and c.kind in _FINDABLE)
         return [row.cells[j] for row in self.rows]
 
     @property
@@ -118,11 +120,12 @@ def build(parts: Sequence[Part]) -> ComparisonTable:
 def _columns_of(p: Part, dataset: str) -> tuple[list[Column], dict[str, list[Cell]], list[str]]:
     """Return a part's columns, the cells of each label, and the metrics in which rows were compared."""
     experiment, metrics = p.experiment, p.experiment.task.metrics
-    costs, unable = experiment.report.costs, experiment.unable()
+    costs, measured, unable = experiment.report.costs, experiment.report.measured, experiment.unable()
     columns = [
         Column(dataset, m, title(m), "metric", lower=not higher_is_better(parse_metric(m).name)) for m in metrics
     ]
     columns += [Column(dataset, b.text, beyond_title(b), "beyond", lower=b.lower) for b in experiment.beyond]
+    columns += [Column(dataset, m, measured_title(m), "measured") for m in measured]
     per = "ms/user" if experiment.task.kind == "ranking" else "ms/row"
     columns += [Column(dataset, c, per if c == "ms_per_user" else COSTS[c], "cost", lower=True) for c in costs]
     intervals, beyond = _intervals(p), _beyond(p)
@@ -132,7 +135,11 @@ def _columns_of(p: Part, dataset: str) -> tuple[list[Column], dict[str, list[Cel
         done = p.finished(label)
         if done:
             by_label[label] = [_metric(p, label, done, m, intervals) for m in metrics]
-            by_label[label] += [*beyond.get(label, []), *(_cost(done, c) for c in costs)]
+            by_label[label] += [
+                *beyond.get(label, []),
+                *(_measured(done, m) for m in measured),
+                *(_cost(done, c) for c in costs),
+            ]
             continue
         failed = any(r is not None and r.status == "failed" for r in p.by_label[label])
         reason = f"cannot do a {experiment.task.kind} task" if label in unable else "failed" if failed else "not run"
@@ -212,6 +219,11 @@ def _beyond(p: Part) -> dict[str, list[Cell]]:
     return {label: [cell(label, one) for one in p.experiment.beyond] for label in labels}
 
 
+def _measured(done: Sequence[RunRecord], name: str) -> Cell:
+    found = [r.model_report[name] for r in done if name in r.model_report]
+    return _cell(found) if len(found) == len(done) else Cell(reason="not measured")
+
+
 def _cost(done: Sequence[RunRecord], cost: str) -> Cell:
     def of(record: RunRecord) -> float | None:
         if cost == "train_seconds":
@@ -259,6 +271,10 @@ def _notes(p: Part) -> list[str]:
         said += [p.notes.get(label, ""), unable.get(label, "")]
         if any(said):
             out.append(f"{label}: {'; '.join(filter(None, said))}")
+    known = sorted({name for r in p.records if r is not None for name in r.model_report})
+    for name in p.experiment.report.measured if p.outcomes.labels else ():
+        if name not in known:
+            out.append(f"report.measured: no row has '{name}'{nearest(name, known) or '; none measures anything'}")
     for row in p.experiment.published:
         out.append(f"{row.model}, published: {row.source}{'; ' + row.settings if row.settings else ''}")
     return out

@@ -105,7 +105,7 @@ def execute(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another --runs folder") from None
-    traits = spec.model_class().traits_of(spec.config)
+    traits = spec.traits()
     record = RunRecord(
         key=key,
         status="failed",

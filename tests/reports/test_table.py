@@ -459,6 +459,19 @@ def test_costs_on_request(tmp_path: Path) -> None:
     assert ease["energy_wh"].reason == "not measured"
 
 
+def test_what_a_model_says_of_itself_is_a_column_on_request(tmp_path: Path) -> None:
+    def said(label: str, seed: int) -> dict[str, Any]:
+        return {"model_report": {"size_mb": 12.5 + seed}} if label == "mf" else {}
+
+    p = made_part(tmp_path, FOUR, changes={"report": {"costs": [], "measured": ["size_mb", "sise"]}}, record=said)
+    table = build([p])
+    assert [c.title for c in table.columns[2:]] == ["Size MB", "Sise"]
+    assert table.column("size_mb")[[row.label for row in table.rows].index("mf")].mean == 13.0
+    assert cells(table, "ease")["size_mb measured"].reason == "not measured"
+    assert any("report.measured: no row has 'sise'" in note and "size_mb" in note for note in table.notes)
+    assert "| 13 |" in render.markdown(table)
+
+
 def test_headings_are_the_fields_own_names() -> None:
     assert [title(m) for m in ("ndcg@10", "auc", "log_loss", "recall@20", "mrr")] == [
         "NDCG@10", "AUC", "Log loss", "Recall@20", "MRR",
