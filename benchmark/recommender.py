@@ -405,12 +405,12 @@ class Recommender(LightningModule):
         assert batch.excluded is not None
         evaluator.update(
             batch.user,
-            scores,
+            batch.ranked(scores),
             batch.relevant.offsets,
             batch.relevant.values,
             batch.excluded.offsets,
             batch.excluded.values,
-            candidates=batch.candidates,
+            candidates=batch.ranked_items(),
             draw=batch.draw,
         )
 

@@ -13,7 +13,7 @@ import torch
 
 from benchmark.data.batch import Batch, BatchSpec
 from benchmark.data.datamodule import RecDataModule, limited
-from benchmark.data.eval_rows import EvalRows
+from benchmark.data.eval_rows import EvalRows, judged_part
 from benchmark.data.schema import SplitData
 from benchmark.data.seeded import permutation
 from benchmark.evaluation.metrics import UserRanks
@@ -109,7 +109,7 @@ class Material:
 
         Of a ranking these are all the relevant interactions of a row, in a preference task one a row.
         """
-        target = self.split.valid if part == "valid" else self.split.test
+        target = judged_part(self.split, self.experiment.task, "valid" if part == "valid" else "test")
         if rows.label is not None:
             task = self.experiment.task
             index = limited(task.limit_valid if part == "valid" else task.limit_test, 0)(len(target))
@@ -129,5 +129,5 @@ def ranked(batch: Batch, scores: torch.Tensor) -> UserRanks:
     relevant, excluded = batch.relevant, batch.excluded
     assert relevant is not None
     assert excluded is not None
-    counts = rank_relevant(scores, relevant.offsets, relevant.values, excluded.offsets, excluded.values)
+    counts = rank_relevant(batch.ranked(scores), relevant.offsets, relevant.values, excluded.offsets, excluded.values)
     return UserRanks(counts.above.numpy(), counts.ties.numpy(), relevant.offsets.numpy(), counts.n_candidates.numpy())

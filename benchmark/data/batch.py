@@ -93,6 +93,8 @@ class Batch(_Movable):
         row: (B,) int64 number of each judged row, unique within its part.
         draw: (B,) int64 number of the draw of candidates, where users are judged on several; else None.
         excluded: columns of the scores that are out of the competition: seen items or padding (for the evaluator).
+        pool: (C,) int64 ascending item ids that are ranked, where not all are (``task.domain``); the columns of
+            ``relevant`` and ``excluded`` are then positions in it. Models score all items all the same.
         query: what each of the B users asks for, in words. Never in training or evaluation; read by models that say
             ``reads_queries``.
     """
@@ -111,10 +113,21 @@ class Batch(_Movable):
     excluded: Ragged | None = None
     row: Tensor | None = None
     draw: Tensor | None = None
+    pool: Tensor | None = None
     query: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def ranked(self, scores: Tensor) -> Tensor:
+        """Return the columns of a model's scores that are ranked: (B, C) for ``candidates``, ``pool`` or all items."""
+        return scores if self.pool is None or self.candidates is not None else scores[:, self.pool]
+
+    def ranked_items(self) -> Tensor | None:
+        """Return the (B, C) item ids of those columns; None: column j is item j."""
+        if self.candidates is not None or self.pool is None:
+            return self.candidates
+        return self.pool.expand(len(self), -1)
 
     def newest(self, n: int) -> Batch:
         """Return the same batch with the newest n items of each history."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -30,10 +31,36 @@ def few_shot(data: SplitData, task: Task, limit: int | None, seed: int) -> Split
     rows = data.train
     if limit is None or limit >= len(rows):
         return data
-    by_row = task.kind == "preference"
-    chosen = np.sort(permutation(len(rows), seed)[:limit]) if by_row else _of_users(rows, limit, seed)
+    chosen = _sample(rows, task, limit, seed)
     # what a user did besides is input, at training as at scoring; only nothing is learned from it
-    return replace(data, train=_pick(rows, chosen), train_known=data.complete_train)
+    return replace(data, train=rows.take(chosen), train_known=data.complete_train)
+
+
+def of_domains(data: SplitData, task: Task, limits: Mapping[str, int | None], seed: int) -> SplitData:
+    """Return the data with the training interactions of some domains; everything but ``train`` stays what it was.
+
+    Args:
+        data: the split of joined data sets.
+        task: its kind decides what is sampled, as for ``few_shot``.
+        limits: name of a domain -> how many of its interactions to train on; None: all of them.
+        seed: of the samples; the same for every model in a table.
+
+    Raises:
+        InputError: the data have no such domain.
+    """
+    rows, chosen = data.train, [np.empty(0, np.int64)]
+    for name, limit in limits.items():
+        mine = np.flatnonzero(data.of_domains([name])[rows.item])
+        chosen.append(mine[_sample(rows.take(mine), task, limit, seed)])
+    return replace(data, train=rows.take(np.sort(np.concatenate(chosen))), train_known=data.complete_train)
+
+
+def _sample(rows: Interactions, task: Task, limit: int | None, seed: int) -> np.ndarray:
+    """Return the ascending positions of ``limit`` of ``rows``."""
+    if limit is None or limit >= len(rows):
+        return np.arange(len(rows))
+    by_row = task.kind == "preference"
+    return np.sort(permutation(len(rows), seed)[:limit]) if by_row else _of_users(rows, limit, seed)
 
 
 def _of_users(rows: Interactions, limit: int, seed: int) -> np.ndarray:
@@ -43,10 +70,3 @@ def _of_users(rows: Interactions, limit: int, seed: int) -> np.ndarray:
     kept = np.zeros(rows.n_users, np.int64)
     kept[users] = np.clip(limit - (np.cumsum(sizes) - sizes), 0, sizes)
     return np.flatnonzero(np.arange(len(rows)) - rows.offsets[rows.user] < kept[rows.user])
-
-
-def _pick(rows: Interactions, index: np.ndarray) -> Interactions:
-    """Return the rows at the ascending ``index``, which are sorted as they were."""
-    rating, time = (None if values is None else values[index] for values in (rows.rating, rows.time))
-    offsets = np.searchsorted(index, rows.offsets)
-    return Interactions(rows.user[index], rows.item[index], rating, time, offsets)

@@ -35,6 +35,7 @@ class EvalRows(Dataset):
         label: Tensor | None = None,
         allow_repeats: bool = False,
         draws: int = 1,
+        pool: np.ndarray | None = None,
     ) -> None:
         self.user = torch.from_numpy(user.astype(np.int64))
         self.sequences, self.max_history = sequences, max_history
@@ -43,6 +44,10 @@ class EvalRows(Dataset):
         self.allow_repeats = allow_repeats
         self.draws = draws  # candidate lists of each user: row r is of draw r // n_judged
         self.all = torch.arange(len(self.user))
+        self.pool: Tensor | None = None
+        if pool is not None:
+            self.pool = torch.from_numpy(np.flatnonzero(pool))
+            self._column = torch.from_numpy(np.where(pool, np.cumsum(pool) - 1, -1))
 
     def __len__(self) -> int:
         return len(self.user)
@@ -69,9 +74,9 @@ class EvalRows(Dataset):
         assert self.relevant is not None
         relevant = take(self.relevant, index)
         if self.candidates is None:
-            batch.relevant = relevant
             none = Ragged(torch.zeros(len(index) + 1, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
-            batch.excluded = none if self.allow_repeats else seen
+            excluded = none if self.allow_repeats else seen
+            batch.relevant, batch.excluded, batch.pool = self._in_pool(relevant), self._in_pool(excluded), self.pool
             return batch
         candidates = self.candidates[index]
         padding = candidates < 0
@@ -79,6 +84,14 @@ class EvalRows(Dataset):
         batch.relevant = _ragged_of(_is_in(candidates, relevant))
         batch.candidates = torch.where(padding, 0, candidates)
         return batch
+
+    def _in_pool(self, lists: Ragged) -> Ragged:
+        """Return lists of items as lists of the columns that are ranked, without what has none."""
+        if self.pool is None:
+            return lists
+        column = self._column[lists.values]
+        inside = _select(lists, column >= 0)
+        return Ragged(inside.offsets, column[column >= 0])
 
 
 def _ragged_of(mask: Tensor) -> Ragged:
@@ -96,6 +109,14 @@ def _is_in(candidates: Tensor, lists: Ragged) -> Tensor:
     return torch.isin(keys, lists.row * n + lists.values)
 
 
+def judged_part(data: SplitData, task: Task, part: Literal["valid", "test"]) -> Interactions:
+    """Return the interactions of a part that are judged: all, or those of ``task.domain``."""
+    target: Interactions = getattr(data, part)
+    if task.domain is None:
+        return target
+    return target.take(np.flatnonzero(data.of_domains([task.domain])[target.item]))
+
+
 def ranking_rows(
     data: SplitData, task: Task, part: Literal["valid", "test"], max_history: int, sample: Callable[[int], np.ndarray]
 ) -> EvalRows:
@@ -103,7 +124,7 @@ def ranking_rows(
 
     The user's history ends strictly before the first relevant interaction; ``seen`` is all that is known of the user.
     """
-    target: Interactions = getattr(data, part)
+    target = judged_part(data, task, part)
     before = known(data, part)
     seen = unique_pairs(before.user, before.item, data.n_users, data.n_items)
     relevant = unique_pairs(target.user, target.item, data.n_users, data.n_items)
@@ -153,6 +174,7 @@ def ranking_rows(
         candidates=candidates,
         allow_repeats=task.allow_repeats,
         draws=draws,
+        pool=None if task.domain is None else data.of_domains([task.domain]),
     )
 
 
@@ -160,7 +182,7 @@ def preference_rows(
     data: SplitData, task: Task, part: Literal["valid", "test"], max_history: int, sample: Callable[[int], np.ndarray]
 ) -> EvalRows:
     """One row a labelled interaction of ``part``; its history ends strictly before it."""
-    target: Interactions = getattr(data, part)
+    target = judged_part(data, task, part)
     before = known(data, part)
     seen = unique_pairs(before.user, before.item, data.n_users, data.n_items)
     label = likes(target, task)

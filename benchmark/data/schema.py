@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import numpy as np
 import polars as pl
 
 from benchmark.data.seeded import mix
-from benchmark.errors import InputError
+from benchmark.errors import InputError, nearest
 
 # columns of raw frames, as a source returns them
 USER_ID, ITEM_ID, RATING, TIMESTAMP, PART = "user_id", "item_id", "rating", "timestamp", "part"
 TITLE = "title"
+DOMAIN = "domain"  # of items, where several data sets are joined
 # columns of canonical interactions: row numbers into Dataset.users and Dataset.items
 USER, ITEM = "user", "item"
 PARTS = ("train", "valid", "test")
@@ -211,6 +213,12 @@ class Interactions:
             offsets=offsets,
         )
 
+    def take(self, index: np.ndarray) -> Interactions:
+        """Return the rows at the ascending ``index``, which are sorted as they were."""
+        rating, time = (None if values is None else values[index] for values in (self.rating, self.time))
+        offsets = np.searchsorted(index, self.offsets)
+        return Interactions(self.user[index], self.item[index], rating, time, offsets)
+
     def with_new_user(self) -> Interactions:
         """Return the same rows among one more user, who has none."""
         return replace(self, offsets=np.append(self.offsets, self.offsets[-1]))
@@ -296,6 +304,20 @@ class SplitData:
     def catalogue(self, cache: Path | None = None) -> Catalogue:
         """Return the part of the data that a model may see; ``cache``: see Catalogue."""
         return Catalogue(self.n_users, self.n_items, self.items, self.users, self.train, self.graph, self.links, cache)
+
+    def of_domains(self, names: Sequence[str]) -> np.ndarray:
+        """Return the (n_items,) mask of the items of some domains of joined data sets.
+
+        Raises:
+            InputError: the data have no such domain.
+        """
+        if DOMAIN not in self.items.columns:
+            raise InputError(f"domain '{names[0]}': the items have no '{DOMAIN}'; a joined source gives it to them")
+        known = self.items[DOMAIN]
+        for name in names:
+            if name not in known:
+                raise InputError(f"unknown domain '{name}'{nearest(name, known.unique().sort().to_list())}")
+        return known.is_in(list(names)).to_numpy()
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the three parts with their raw ids' order; stable over processes and platforms."""

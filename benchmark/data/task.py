@@ -34,6 +34,9 @@ class Task(BaseModel):
         0, ge=0, description="Ranking only: judge users with at least so many earlier interactions."
     )
     allow_repeats: bool = Field(False, description="Ranking only: seen items stay in the competition.")
+    domain: str | None = Field(
+        None, description="Of joined data sets: the one that is judged; its items alone are ranked, for whom it has."
+    )
     limit_valid: int | None = Field(None, gt=0, description="Judge a seeded sample of users (rows) at validation.")
     limit_test: int | None = Field(None, gt=0, description="Judge a seeded sample of users (rows) at test.")
 
@@ -43,6 +46,8 @@ class Task(BaseModel):
             raise ValueError("candidates: a preference task scores labelled rows and takes no candidates")
         if self.kind == "preference" and self.min_history:
             raise ValueError("min_history: only a ranking task selects users by their history")
+        if self.domain is not None and self.kind == "ranking" and self.candidates.kind != "full":
+            raise ValueError("domain: all items of the domain are ranked; candidates cannot be sampled")
         if self.kind == "ranking" and self.history == "before_target":
             raise ValueError("history: before_target is for preference tasks; a ranking has one history per user")
         if self.kind == "ranking" and self.history_holds == "likes":

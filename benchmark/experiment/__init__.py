@@ -4,13 +4,14 @@ from benchmark.experiment.beyond import EXPOSURE, GAP, Beyond, check_columns
 from benchmark.experiment.classes import model_class, model_config
 from benchmark.experiment.file import load_all
 from benchmark.experiment.settings import TrainerConfig, WandbConfig
-from benchmark.experiment.spec import LLM, Experiment, ModelEntry, RunSpec
+from benchmark.experiment.spec import LLM, START, Experiment, ModelEntry, RunSpec
 from benchmark.experiment.together import check_together, grids
 
 __all__ = [
     "EXPOSURE",
     "GAP",
     "LLM",
+    "START",
     "Beyond",
     "Experiment",
     "ModelEntry",

@@ -15,6 +15,7 @@ from ruamel.yaml.error import MarkedYAMLError
 from benchmark.errors import InputError, nearest
 from benchmark.experiment.spec import Experiment
 from benchmark.experiment.together import check_together, grids
+from benchmark.experiment.transfer import of_targets
 from benchmark.validation import describe
 
 
@@ -98,6 +99,8 @@ def _grid(plain: dict[str, Any], path: Path) -> list[dict[str, Any]]:
         models |= {f"{label}-{'all' if n is None else n}": {**family, "limit_train": n} for n in budgets}
     if models:
         plain["models"] = models
+    if "targets" in plain:
+        return of_targets(plain, path)
     if "datasets" not in plain:
         return [plain]
     if "dataset" in plain:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -30,11 +30,19 @@ from benchmark.validation import describe
 if TYPE_CHECKING:
     from benchmark.recommender import ModelConfig, Recommender, Traits
 
+TARGET, START = "target", "start"  # in train_on; among the stages of a run
 LLM = ("llm-zero-shot", "llm")  # groups of rows that are no baselines
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Start(_Strict):
+    """Whose weights a model begins with: those of a row trained for another domain."""
+
+    model: str | None = Field(None, description="Label of a row of the same class; the row's own when left out.")
+    domain: str = Field(description="task.domain of the table in which that row was trained and selected.")
 
 
 class ModelEntry(_Strict):
@@ -49,6 +57,13 @@ class ModelEntry(_Strict):
         gt=0,
         description="Few-shot: train on so many interactions, the same for every model (whole users in a ranking).",
     )
+    train_on: dict[str, Annotated[int, Field(gt=0)] | None] | None = Field(
+        None,
+        description="Of joined data sets: the domains to train on, a list or {name: interactions}; `target` is the "
+        "judged one. An empty list trains nothing: the row is what it starts from.",
+    )
+    start: Start | None = Field(None, description="Begin with the weights of a row trained for another domain.")
+    transfer_of: str | None = Field(None, description="The row is a way of transfer of that model; `transfer` sets it.")
     family: str | None = Field(
         None,
         description="Rows of one family are one model at several budgets, a learning curve; a list of budgets sets it.",
@@ -57,6 +72,19 @@ class ModelEntry(_Strict):
         default_factory=dict,
         description="Hyper-parameters that `levelfield sweep` searches, by their path: peft.rank, trainer.max_epochs.",
     )
+
+    @field_validator("train_on", mode="before")
+    @classmethod
+    def _all_of_each(cls, value: Any) -> Any:
+        return dict.fromkeys(map(str, value)) if isinstance(value, (list, tuple)) else value
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> ModelEntry:
+        if self.train_on is not None and self.limit_train is not None:
+            raise ValueError("train_on and limit_train do not go together; write {domain: interactions}")
+        if self.train_on == {} and self.start is None:
+            raise ValueError("train_on: nothing to train on, and no `start` to take weights from")
+        return self
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -217,7 +245,7 @@ class Experiment(_Strict):
         """Return the experiment with those of the models that it has, and what they stand on."""
 
         def below(spec: RunSpec) -> set[str]:
-            return {spec.label}.union(*(below(stage) for stage in spec.stages.values()))
+            return {spec.label}.union(*(below(stage) for role, stage in spec.stages.items() if role != START))
 
         specs = [self.spec(label, self.seeds[0]) for label in labels if label in self.models]
         wanted = set[str]().union(*map(below, specs))
@@ -277,6 +305,11 @@ class Experiment(_Strict):
                 f"{nearest(monitor, self.task.metrics)}"
             )
         stopping = trainer.early_stopping.model_copy(update={"monitor": monitor})
+        stages = {
+            role: self._stage(other, seed, (*above, (label, role))) for role, other in cls.stages_of(config).items()
+        }
+        if entry.start is not None:
+            stages[START] = self._start(label, entry, seed, above)
         return RunSpec(
             experiment=self.name,
             label=label,
@@ -289,10 +322,36 @@ class Experiment(_Strict):
             limit_train=entry.limit_train,
             seed=seed,
             sample_seed=seed if self.resample_train else self.split_seed,
-            stages={
-                role: self._stage(other, seed, (*above, (label, role))) for role, other in cls.stages_of(config).items()
-            },
+            stages=stages,
+            train_on=self._train_on(where, entry),
         )
+
+    def _train_on(self, where: str, entry: ModelEntry) -> tuple[tuple[str, int | None], ...] | None:
+        """Return the domains and budgets that a model is trained on, `target` by its name."""
+        if entry.train_on is None:
+            return None
+        if self.task.domain is None:
+            raise InputError(f"{where}.train_on: there is no task.domain; name the domain that is judged")
+        named = [(str(self.task.domain) if name == TARGET else name, n) for name, n in entry.train_on.items()]
+        if len(dict(named)) < len(named):
+            raise InputError(f"{where}.train_on: '{self.task.domain}' stands twice, once as `{TARGET}`")
+        return tuple(sorted(named))
+
+    def _start(self, label: str, entry: ModelEntry, seed: int, above: tuple[tuple[str, str], ...]) -> RunSpec:
+        """Return the spec of the run whose weights a model begins with."""
+        assert entry.start is not None
+        where, other = f"models.{label}.start", entry.start.model or label
+        path = (*above, (f"{label} for {self.task.domain}", START))
+        if f"{other} for {entry.start.domain}" in [name for name, _ in path]:
+            raise InputError(f"{where}: {' -> '.join(name for name, _ in path)} is a circle")
+        if other not in self.models:
+            raise InputError(f"{where}: no model '{other}' in this experiment{nearest(other, self.models)}")
+        if self.models[other].class_path != entry.class_path:
+            raise InputError(f"{where}: '{other}' is a {self.models[other].class_path}, whose weights do not fit")
+        if self.task.domain is None:
+            raise InputError(f"{where}: there is no task.domain; a start is a row trained for another domain")
+        there = self.task.model_copy(update={"domain": entry.start.domain})
+        return self.model_copy(update={"task": there})._spec(other, self.models[other], seed, path)
 
     def _stage(self, label: str, seed: int, above: tuple[tuple[str, str], ...]) -> RunSpec:
         """Return the spec of the model that the last of ``above`` stands on."""
@@ -320,8 +379,8 @@ class Experiment(_Strict):
 class RunSpec:
     """Everything that decides the outcome of one run; ``experiment`` and ``label`` only name it.
 
-    ``stages`` holds, by role, the runs of the models that this one stands on; ``sample_seed`` is that of the sample of
-    ``limit_train``.
+    ``stages`` holds, by role, the runs of the models that this one stands on, and as "start" the run whose weights it
+    begins with; ``sample_seed`` is that of the samples of ``limit_train`` and ``train_on``.
     """
 
     experiment: str
@@ -336,13 +395,19 @@ class RunSpec:
     seed: int
     sample_seed: int
     stages: dict[str, RunSpec] = field(default_factory=dict, hash=False)
+    train_on: tuple[tuple[str, int | None], ...] | None = None
 
     def model_class(self) -> type[Recommender]:
         return model_class(self.class_path, f"models.{self.label}")
 
+    @property
+    def below(self) -> dict[str, RunSpec]:
+        """The runs of the models that this one stands on, by role."""
+        return {role: stage for role, stage in self.stages.items() if role != START}
+
     def traits(self) -> Traits:
         """Return what the model is, on what it stands on."""
-        return self.model_class().traits_on(self.config, {role: stage.traits() for role, stage in self.stages.items()})
+        return self.model_class().traits_on(self.config, {role: stage.traits() for role, stage in self.below.items()})
 
     @classmethod
     def from_resolved(cls, resolved: dict[str, Any], experiment: str, label: str) -> RunSpec:
@@ -356,7 +421,7 @@ class RunSpec:
             role: cls.from_resolved(stage, experiment, role) for role, stage in resolved.get("stages", {}).items()
         }
         names: dict[str, Any] = {}  # their labels are no part of it
-        for role in stages:
+        for role in stages.keys() - {START}:
             key, several, _ = role.partition(".")
             names[key] = [*names.get(key, []), role] if several else role
         model = model_class(resolved["class"], where)
@@ -374,6 +439,7 @@ class RunSpec:
                 seed=resolved["seed"],
                 sample_seed=resolved.get("sample_seed", resolved["split_seed"]),
                 stages=stages,
+                train_on=None if (told := resolved.get("train_on")) is None else tuple(map(tuple, told)),
             )
         except ValidationError as error:
             raise InputError(f"{where}: stored by another version of the code: {error.errors()[0]['msg']}") from None
@@ -389,12 +455,14 @@ class RunSpec:
             "task": self.task.model_dump(mode="json", exclude={"metrics"}),
             "split_seed": self.split_seed,
             "class": self.class_path,
-            "config": self.config.model_dump(mode="json", exclude={role.partition(".")[0] for role in self.stages}),
+            "config": self.config.model_dump(mode="json", exclude={role.partition(".")[0] for role in self.below}),
             "trainer": self.trainer.model_dump(mode="json"),
             "limit_train": self.limit_train,
             "seed": self.seed,
         }
-        if self.limit_train is not None and self.sample_seed != self.split_seed:
+        if self.train_on is not None:
+            resolved["train_on"] = [list(pair) for pair in self.train_on]
+        if (self.limit_train or self.train_on) and self.sample_seed != self.split_seed:
             resolved["sample_seed"] = self.sample_seed
         if self.stages:
             resolved["stages"] = {role: stage.resolved() for role, stage in self.stages.items()}

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from benchmark.audit.finding import Finding
 from benchmark.data.schema import SplitData
 from benchmark.experiment import LLM
-from benchmark.reports import audit, learning_curve
+from benchmark.reports import audit, learning_curve, transfer
 from benchmark.reports import report_figures as draw
 from benchmark.reports.budgets import has_curves
 from benchmark.reports.comparison import reference_of
@@ -73,6 +73,8 @@ def whole(chapters: Sequence[Chapter], joined: ComparisonTable, store: RunStore)
     alarms = [audit.alarm(c.findings, f"{prefix}audit") for c, prefix in zip(chapters, prefixes, strict=True)]
     body = "\n".join(filter(None, [leaderboard(joined, controls=True), *alarms]))
     sections = [Section("leaderboard", "Leaderboard", body)]
+    every = [chapter.part for chapter in chapters]
+    sections += [transfer.section(every)] if transfer.has_transfer(every) else []
     figures: dict[str, Any] = {}
     users: dict[str, Any] = {}
     for prefix, chapter in zip(prefixes, chapters, strict=True):

@@ -13,7 +13,7 @@ import numpy as np
 from benchmark.errors import nearest
 from benchmark.evaluation.metrics import GENERATION_METRICS, higher_is_better, parse_metric
 from benchmark.evaluation.significance import bootstrap_intervals
-from benchmark.experiment import Beyond, check_together
+from benchmark.experiment import Beyond, ModelEntry, check_together
 from benchmark.reports.beyond import legend as beyond_legend
 from benchmark.reports.comparison import compare, legend
 from benchmark.reports.names import COSTS, GROUP_TITLES, beyond_title, measured_title, title
@@ -258,14 +258,25 @@ def _rank(by_label: dict[str, list[Cell]], metrics: Sequence[str]) -> None:
                 cells[j] = dataclasses.replace(cells[j], rank=order.index(value) + 1)
 
 
+def _origin(entry: ModelEntry, target: str | None) -> str:
+    """Return in words what a row of joined data sets begins with and learns from; "" where nothing is said of it."""
+    if entry.train_on is None or (entry.start is None and entry.train_on == {"target": None}):
+        return ""
+    names = {target if name == "target" else name: n for name, n in entry.train_on.items()}
+    learned = ", ".join(f"{n:,} interactions of {name}" if n else f"all of {name}" for name, n in names.items())
+    begun = f"begins with what was trained for {entry.start.domain}" if entry.start is not None else ""
+    return "; ".join(filter(None, [begun, f"trained on {learned}" if learned else "not trained further"]))
+
+
 def _notes(p: Part) -> list[str]:
-    out = []
+    experiment, out = p.experiment, list[str]()
     unable = p.experiment.unable()
     for label, entry in p.experiment.models.items():
         mine, done = p.by_label[label], p.finished(label)
         failed, not_run = sum(r is not None for r in mine) - len(done), sum(r is None for r in mine)
         said = [f"{failed} of {len(mine)} seeds failed" if done and failed else ""]
         said.append(f"{not_run} of {len(mine)} seeds not run" if done and not_run else "")
+        said.append(_origin(entry, experiment.task.domain))
         said.append(f"trained on {entry.limit_train} rows" if entry.limit_train and label not in unable else "")
         said.append(next((r.error or "" for r in mine if r is not None and r.status == "failed"), ""))
         said += [p.notes.get(label, ""), unable.get(label, "")]
@@ -301,7 +312,7 @@ def protocol(p: Part) -> str:
         "cold_users": "test users never seen in training",
     }[task.split.kind]
     if task.kind == "ranking":
-        against = "the full catalogue"
+        against = "the full catalogue" if task.domain is None else f"all items of {task.domain}"
         if task.candidates.kind != "full":
             draws = f" (mean of {task.candidates.draws} draws)" if task.candidates.draws > 1 else ""
             against = f"{task.candidates.n} sampled negatives{draws}"

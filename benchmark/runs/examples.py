@@ -13,6 +13,7 @@ def example_rows(rows: EvalRows, index: torch.Tensor) -> Batch:
     batch = rows[index]
     if batch.label is None and batch.relevant is not None:
         own = batch.relevant.values[batch.relevant.offsets[:-1]]
-        item = own if batch.candidates is None else batch.candidates[torch.arange(len(own)), own]
+        items = batch.ranked_items()
+        item = own if items is None else items[torch.arange(len(own)), own]
         batch.candidates = item.unsqueeze(1)
     return batch

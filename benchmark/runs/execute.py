@@ -22,14 +22,14 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from benchmark.data.budget import few_shot
+from benchmark.data.budget import few_shot, of_domains
 from benchmark.data.datamodule import RecDataModule
 from benchmark.data.eval_rows import EvalRows
 from benchmark.data.schema import ITEM_ID, USER_ID, Dataset, SplitData
 from benchmark.errors import InputError
 from benchmark.evaluation.evaluator import RankingEvaluator
 from benchmark.evaluation.metrics import higher_is_better, parse_metric
-from benchmark.experiment import RunSpec
+from benchmark.experiment import START, RunSpec
 from benchmark.recommender import Recommender, trainable_parameters
 from benchmark.runs.environment import Energy, PeakMemory, code_version, environment
 from benchmark.runs.record import LOG, RANKS, TOP, RunRecord, RunStore, cleaned, first_line, no_space, whole_file
@@ -80,6 +80,13 @@ def run_key(spec: RunSpec, data_fingerprint: str, trial: bool = False) -> str:
     if spec.stages:
         identity["stages"] = {role: run_key(stage, data_fingerprint) for role, stage in spec.stages.items()}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def budgeted(spec: RunSpec, split: SplitData) -> SplitData:
+    """Return the data with the training interactions that a run may learn from."""
+    if spec.train_on is not None:
+        return of_domains(split, spec.task, dict(spec.train_on), spec.sample_seed)
+    return few_shot(split, spec.task, spec.limit_train, spec.sample_seed)
 
 
 def execute(
@@ -172,8 +179,10 @@ def _run(
         seconds[stage] = now - clock
         clock = now
 
-    split = few_shot(data.split, spec.task, spec.limit_train, spec.sample_seed)
+    split = budgeted(spec, data.split)
     model = _build(spec, split, data, store)
+    if START in spec.stages:
+        _begin_with(model, spec.stages[START], data, store)
     module = RecDataModule(split, spec.task, model.batch_spec(), spec.seed)
     lap("build")
     stopping = spec.trainer.early_stopping
@@ -207,7 +216,11 @@ def _run(
     last = folder / RESUME / "last.ckpt"
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    trainer.fit(model, module, ckpt_path=str(last) if last.exists() and not one_pass else None, weights_only=True)
+    if spec.train_on == ():
+        trainer.validate(model, module, verbose=False)
+        record.metrics["valid"] = cleaned(model.metrics["valid"])
+    else:
+        trainer.fit(model, module, ckpt_path=str(last) if last.exists() and not one_pass else None, weights_only=True)
     if not one_pass and best.best_model_path and trial is None:
         state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["state_dict"], strict=False)
@@ -248,7 +261,7 @@ def _build(spec: RunSpec, split: SplitData, data: PreparedData, store: RunStore,
 
     The random generators are left as the seed of the run and the model's own draws made them.
     """
-    stages = {role: _stage(role, stage, data, store, new_user) for role, stage in spec.stages.items()}
+    stages = {role: _stage(role, stage, data, store, new_user) for role, stage in spec.below.items()}
     seed_everything(spec.seed, verbose=False)  # behind the stages: loading them must not change the model's draws
     model = spec.model_class()(spec.config, split.catalogue(cache=store.root / "tokens"))
     if stages:
@@ -262,13 +275,25 @@ def _stage(role: str, stage: RunSpec, data: PreparedData, store: RunStore, new_u
     Raises:
         InputError: it has no finished run in the store.
     """
-    record = store.get(run_key(stage, data.fingerprint))
-    if record is None or record.status != "finished":
-        error = "it has no record; run it first" if record is None else record.error
-        raise InputError(f"its {role} '{stage.label}' failed: {error}")
+    _finished(role, stage, data, store)
     model = load_model(stage, data, store, new_user)
     model.requires_grad_(False)
     return model
+
+
+def _finished(role: str, stage: RunSpec, data: PreparedData, store: RunStore) -> str:
+    """Return the key of a finished run; raises InputError where it is none."""
+    key = run_key(stage, data.fingerprint)
+    record = store.get(key)
+    if record is None or record.status != "finished":
+        error = "it has no record; run it first" if record is None else record.error
+        raise InputError(f"its {role} '{stage.label}' failed: {error}")
+    return key
+
+
+def _begin_with(model: Recommender, start: RunSpec, data: PreparedData, store: RunStore) -> None:
+    """Give a model the weights that another run ended with; raises InputError where they are missing or do not fit."""
+    model.restore(store.folder(_finished(START, start, data, store)) / CHECKPOINT)
 
 
 def _store_outcome(model: Recommender, split: SplitData, store: RunStore, record: RunRecord) -> None:
@@ -300,10 +325,13 @@ def _raw(frame: pl.DataFrame, split: SplitData) -> pl.DataFrame:
 
 
 def candidates_fingerprint(rows: EvalRows) -> str:
-    """Return the SHA-256 of the candidates of judged rows, or "full" where the whole catalogue is ranked."""
-    if rows.candidates is None:
+    """Return the SHA-256 of the candidates of judged rows (or of the items of their domain), or "full" where the whole
+    catalogue is ranked.
+    """
+    ranked = rows.candidates if rows.candidates is not None else rows.pool
+    if ranked is None:
         return "full"
-    return hashlib.sha256(rows.candidates.numpy().astype("<i8", copy=False).tobytes()).hexdigest()
+    return hashlib.sha256(ranked.numpy().astype("<i8", copy=False).tobytes()).hexdigest()
 
 
 def load_model(
@@ -321,7 +349,7 @@ def load_model(
     Raises:
         InputError: a model it stands on has no finished run in the store, or its weights are another model's.
     """
-    split = few_shot(data.split, spec.task, spec.limit_train, spec.sample_seed)
+    split = budgeted(spec, data.split)
     if new_user:
         split = split.with_new_user()
     with isolate_rng():  # built under the run's own seed, of which the caller notices nothing

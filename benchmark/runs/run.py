@@ -15,7 +15,7 @@ from benchmark.data.cache import prepare as prepare_dataset
 from benchmark.data.split import split as split_dataset
 from benchmark.errors import InputError
 from benchmark.evaluation.metrics import parse_metric
-from benchmark.experiment import Experiment, RunSpec, check_columns
+from benchmark.experiment import START, Experiment, RunSpec, check_columns
 from benchmark.runs.execute import PreparedData, execute, run_key
 from benchmark.runs.mirror import close_mirror, notice, open_mirror
 from benchmark.runs.progress import LiveView, clock
@@ -149,7 +149,8 @@ def run(
     data = data or prepare(experiment, runs)
     planned = plan(experiment, data, store)
     chosen = [p for p in planned if p.state in ("to do", "to continue") or (retry_failed and p.state == "failed")]
-    todo = _stages_first(chosen)
+    chosen += _starts(chosen, data, store, {p.key for p in planned})
+    todo = _stages_first(chosen, data)
     records = {p.key: p.record for p in planned}
     if todo and (line := notice(experiment.tracking.wandb)) and line not in _SAID:
         _SAID.add(line)
@@ -223,17 +224,33 @@ def _claimed(todo: Sequence[Planned], data: PreparedData, store: RunStore) -> It
             time.sleep(_POLL)
 
 
-def _stages_first(chosen: Sequence[Planned]) -> list[Planned]:
-    """Return the runs in their order, except that what a run stands on comes before it."""
-    waiting = {(p.spec.label, p.spec.seed): p for p in chosen}
-    ordered: dict[tuple[str, int], Planned] = {}
+def _starts(chosen: Sequence[Planned], data: PreparedData, store: RunStore, known: set[str]) -> list[Planned]:
+    """Return the runs that others begin with and that have not been done; they belong to another domain's table."""
+    out: dict[str, Planned] = {}
+
+    def visit(spec: RunSpec) -> None:
+        for role, stage in spec.stages.items():
+            visit(stage)
+            key = run_key(stage, data.fingerprint)
+            if (role == START or spec.task != chosen[0].spec.task) and key not in known and store.get(key) is None:
+                out.setdefault(key, Planned(stage, key, "to do", None))
+
+    for item in chosen:
+        visit(item.spec)
+    return list(out.values())
+
+
+def _stages_first(chosen: Sequence[Planned], data: PreparedData) -> list[Planned]:
+    """Return the runs in their order, except that what a run stands on, or begins with, comes before it."""
+    waiting = {p.key: p for p in chosen}
+    ordered: dict[str, Planned] = {}
 
     def visit(spec: RunSpec) -> None:
         for stage in spec.stages.values():
             visit(stage)  # through finished ones too: what they stand on is loaded with them
-        name = (spec.label, spec.seed)
-        if name in waiting:
-            ordered.setdefault(name, waiting[name])
+        key = run_key(spec, data.fingerprint)
+        if key in waiting:
+            ordered.setdefault(key, waiting[key])
 
     for item in chosen:
         visit(item.spec)

@@ -11,6 +11,7 @@ from benchmark.data.sources.book_crossing import BookCrossing
 from benchmark.data.sources.collm import CoLLM
 from benchmark.data.sources.csv import Csv
 from benchmark.data.sources.goodbooks_10k import Goodbooks10K
+from benchmark.data.sources.joined import Joined
 from benchmark.data.sources.llara_lastfm import LLaRALastFM
 from benchmark.data.sources.mind import Mind
 from benchmark.data.sources.movielens import MovieLens
@@ -33,7 +34,8 @@ Source = Annotated[
     | Yelp
     | CoLLM
     | TALLRecMovie
-    | LLaRALastFM,
+    | LLaRALastFM
+    | Joined,
     Field(discriminator="source"),
 ]
 
@@ -43,6 +45,7 @@ __all__ = [
     "CoLLM",
     "Csv",
     "Goodbooks10K",
+    "Joined",
     "LLaRALastFM",
     "Mind",
     "MovieLens",

@@ -1,0 +1,88 @@
+"""Transfer between domains in an experiment file: `targets:` gives a table a domain, `transfer:` a row a way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from benchmark.errors import InputError, nearest
+from benchmark.validation import describe
+
+
+class Transfer(BaseModel):
+    """Which ways of transfer a model gets a row of; what it learns from the target alone is always one.
+
+    With sources [beauty, toys] and budgets [0, 256, null] the model `m` becomes, for each target: `m` and `m-256` (the
+    target alone), `m-from-beauty-0` (zero-shot: trained on beauty, the target unseen), `m-from-beauty-256` (few-shot),
+    `m-from-beauty` (fine-tuned: first beauty, then all of the target), the same from toys, and with ``joint`` `m-joint`
+    and `m-joint-256` (all other domains and the target at once).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sources: list[str] | None = Field(None, description="Domains to come from; all others when left out.")
+    budgets: list[int | None] = Field([0, None], min_length=1, description="Interactions of the target; null: all.")
+    joint: bool = Field(True, description="Also train on all other domains and the target at once.")
+
+
+def of_targets(plain: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    """Return one experiment a target domain, with the rows of its transfers.
+
+    Raises:
+        InputError: no joined data set, an unknown domain, or a `transfer:` block that cannot be read.
+    """
+    plain = dict(plain)
+    targets, dataset = plain.pop("targets"), plain.get("dataset")
+    domains = list(dataset.get("domains") or ()) if isinstance(dataset, dict) else []
+    if not isinstance(dataset, dict) or dataset.get("source") != "joined" or "datasets" in plain:
+        raise InputError(f"{path}: targets: only a joined data set has domains (dataset: {{source: joined, ...}})")
+    if not isinstance(targets, list) or not targets or len(set(map(str, targets))) < len(targets):
+        raise InputError(f"{path}: targets: expected a list of domains, each once; found {targets!r}")
+    for name in targets:
+        if name not in domains:
+            raise InputError(f"{path}: targets: no domain '{name}'{nearest(str(name), domains)}")
+    task = plain.get("task") if isinstance(plain.get("task"), dict) else {}
+    report = plain.get("report") if isinstance(plain.get("report"), dict) else {}
+    out = []
+    for target in targets:
+        models: dict[str, Any] = {}
+        for label, entry in (plain.get("models") or {}).items():
+            models |= _rows(label, entry, target, domains, path) if isinstance(entry, dict) else {label: entry}
+        name = {"name": f"{plain.get('name')}-{target}", "models": models}
+        told = {"together": plain.get("name"), **report}
+        out.append({**plain, **name, "task": {**task, "domain": target}, "report": told})
+    return out
+
+
+def _rows(label: str, entry: dict[str, Any], target: str, domains: list[str], path: Path) -> dict[str, Any]:
+    """Return the rows of one model: what learns from the target alone, and the ways of transfer that it asks for."""
+    entry = dict(entry)
+    block = entry.pop("transfer", None)
+    entry.setdefault("train_on", ["target"])
+    if block is None:
+        return {label: entry}
+    where = f"models.{label}.transfer"
+    try:
+        asked = Transfer.model_validate({} if block is True else block)
+    except ValidationError as error:
+        raise InputError(f"{path}: {describe(error, Transfer, where)}") from None
+    for name in asked.sources or ():
+        if name not in domains:
+            raise InputError(f"{path}: {where}.sources: no domain '{name}'{nearest(name, domains)}")
+    if any(n is not None and n < 0 for n in asked.budgets) or len(set(asked.budgets)) < len(asked.budgets):
+        raise InputError(f"{path}: {where}.budgets: expected numbers from 0 on, each once; found {asked.budgets}")
+    others = [name for name in domains if name != target]
+    kin = {**entry, "transfer_of": label}
+    out = {label: kin}
+    for n in asked.budgets:
+        own, ending = {target: n}, "" if n is None else f"-{n}"
+        if n:
+            out[f"{label}{ending}"] = {**kin, "train_on": own}
+        for source in [name for name in asked.sources or others if name != target]:
+            start = {"model": label, "domain": source}
+            out[f"{label}-from-{source}{ending}"] = {**kin, "train_on": {} if n == 0 else own, "start": start}
+        if asked.joint and n != 0:
+            out[f"{label}-joint{ending}"] = {**kin, "train_on": {**dict.fromkeys(others), **own}}
+    return out
