@@ -22,7 +22,8 @@ class Derived(Recommender):
     """Scores with a changed copy of a trained row: a subclass writes ``change``.
 
     The copy is made anew from the trained row whenever it is needed, so nothing is stored twice, and ``change`` must
-    always do the same. Task, probability and readers are those of the row.
+    always do the same. Task, probability and readers are those of the row; of several in ``stages_of``, the first is
+    copied.
 
     Attributes:
         changed: the copy, in eval mode and frozen.
@@ -48,17 +49,18 @@ class Derived(Recommender):
 
     @classmethod
     def traits_on(cls, config: ModelConfig, stages: dict[str, Traits]) -> Traits:
-        return replace(stages["of"], group=cls.traits_of(config).group)
+        return replace(next(iter(stages.values())), group=cls.traits_of(config).group)
 
     def attach(self, stages: dict[str, Recommender]) -> None:
         super().attach(stages)
-        original = stages["of"]
+        original = next(iter(stages.values()))
         trainer, original._trainer = original._trainer, None  # a copy of the weights, not of the loop around them
         try:
             changed = copy.deepcopy(original)
         finally:
             original._trainer = trainer
         self.changed = self.change(changed.eval()).requires_grad_(False)
+        self.changed.load_state_dict({}, strict=False)  # what a model keeps from scoring does not survive loading
         self.reads_queries = original.reads_queries
 
     def train(self, mode: bool = True) -> Derived:

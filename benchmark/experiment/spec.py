@@ -30,7 +30,8 @@ from benchmark.validation import describe
 if TYPE_CHECKING:
     from benchmark.recommender import ModelConfig, Recommender, Traits
 
-TARGET, START = "target", "start"  # in train_on; among the stages of a run
+TARGET, OTHERS = "target", "others"  # domains in train_on: the judged one, all that are not named
+START = "start"  # among the stages of a run
 LLM = ("llm-zero-shot", "llm")  # groups of rows that are no baselines
 
 
@@ -43,6 +44,14 @@ class Start(_Strict):
 
     model: str | None = Field(None, description="Label of a row of the same class; the row's own when left out.")
     domain: str = Field(description="task.domain of the table in which that row was trained and selected.")
+
+
+class Way(_Strict):
+    """One cell of a matrix of transfer."""
+
+    of: str = Field(description="The model, by its label in the file.")
+    source: str = Field(description="Where it comes from: a domain, or `alone`, `joint`, `merged`.")
+    budget: int | None = Field(description="How many interactions of the target it learns from; None: all.")
 
 
 class ModelEntry(_Strict):
@@ -60,10 +69,10 @@ class ModelEntry(_Strict):
     train_on: dict[str, Annotated[int, Field(gt=0)] | None] | None = Field(
         None,
         description="Of joined data sets: the domains to train on, a list or {name: interactions}; `target` is the "
-        "judged one. An empty list trains nothing: the row is what it starts from.",
+        "judged one, `others` are the rest. An empty list trains nothing: the row is what it starts from.",
     )
     start: Start | None = Field(None, description="Begin with the weights of a row trained for another domain.")
-    transfer_of: str | None = Field(None, description="The row is a way of transfer of that model; `transfer` sets it.")
+    way: Way | None = Field(None, description="Which cell of the matrix of transfer the row is; `transfer` sets it.")
     family: str | None = Field(
         None,
         description="Rows of one family are one model at several budgets, a learning curve; a list of budgets sets it.",
@@ -219,6 +228,8 @@ class Experiment(_Strict):
                 raise InputError(
                     f"task.metrics: '{metric}' is not a metric of a {self.task.kind} task{nearest(name, known)}"
                 )
+        if self.task.domain is not None:
+            self._check_domain("task.domain", self.task.domain)
         cannot = self.unable()
         if len(cannot) == len(self.models):
             label, reason = next(iter(cannot.items()))
@@ -332,15 +343,28 @@ class Experiment(_Strict):
             return None
         if self.task.domain is None:
             raise InputError(f"{where}.train_on: there is no task.domain; name the domain that is judged")
-        named = [(str(self.task.domain) if name == TARGET else name, n) for name, n in entry.train_on.items()]
+        told = dict(entry.train_on)
+        if OTHERS in told:
+            budget = told.pop(OTHERS)
+            domains = getattr(self.dataset.source, "domains", ())
+            told |= {name: budget for name in domains if name not in told and name != self.task.domain}
+        named = [(str(self.task.domain) if name == TARGET else name, n) for name, n in told.items()]
+        for name, _ in named:
+            self._check_domain(f"{where}.train_on", name)
         if len(dict(named)) < len(named):
             raise InputError(f"{where}.train_on: '{self.task.domain}' stands twice, once as `{TARGET}`")
         return tuple(sorted(named))
+
+    def _check_domain(self, where: str, name: str) -> None:
+        domains = getattr(self.dataset.source, "domains", None)
+        if domains is not None and name not in domains:
+            raise InputError(f"{where}: no domain '{name}'{nearest(name, domains)}")
 
     def _start(self, label: str, entry: ModelEntry, seed: int, above: tuple[tuple[str, str], ...]) -> RunSpec:
         """Return the spec of the run whose weights a model begins with."""
         assert entry.start is not None
         where, other = f"models.{label}.start", entry.start.model or label
+        self._check_domain(f"{where}.domain", entry.start.domain)
         path = (*above, (f"{label} for {self.task.domain}", START))
         if f"{other} for {entry.start.domain}" in [name for name, _ in path]:
             raise InputError(f"{where}: {' -> '.join(name for name, _ in path)} is a circle")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmark.errors import InputError, nearest
 from benchmark.validation import describe
+
+ALONE, JOINT, MERGED = "alone", "joint", "merged"  # sources that are no single domain
 
 
 class Transfer(BaseModel):
@@ -17,7 +19,8 @@ class Transfer(BaseModel):
     With sources [beauty, toys] and budgets [0, 256, null] the model `m` becomes, for each target: `m` and `m-256` (the
     target alone), `m-from-beauty-0` (zero-shot: trained on beauty, the target unseen), `m-from-beauty-256` (few-shot),
     `m-from-beauty` (fine-tuned: first beauty, then all of the target), the same from toys, and with ``joint`` `m-joint`
-    and `m-joint-256` (all other domains and the target at once).
+    and `m-joint-256` (all other domains and the target at once); with ``merge`` `m-merged-0` (the models of the other
+    domains made one, the target unseen) and `m-merged` (with that of the target).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -25,6 +28,10 @@ class Transfer(BaseModel):
     sources: list[str] | None = Field(None, description="Domains to come from; all others when left out.")
     budgets: list[int | None] = Field([0, None], min_length=1, description="Interactions of the target; null: all.")
     joint: bool = Field(True, description="Also train on all other domains and the target at once.")
+    merge: Literal["mean", "ties", "dare"] | None = Field(
+        None,
+        description="Also merge the models of the domains (benchmark.llm.merged); needs budgets 0 and null.",
+    )
 
 
 def of_targets(plain: dict[str, Any], path: Path) -> list[dict[str, Any]]:
@@ -73,16 +80,32 @@ def _rows(label: str, entry: dict[str, Any], target: str, domains: list[str], pa
             raise InputError(f"{path}: {where}.sources: no domain '{name}'{nearest(name, domains)}")
     if any(n is not None and n < 0 for n in asked.budgets) or len(set(asked.budgets)) < len(asked.budgets):
         raise InputError(f"{path}: {where}.budgets: expected numbers from 0 on, each once; found {asked.budgets}")
-    others = [name for name in domains if name != target]
-    kin = {**entry, "transfer_of": label}
-    out = {label: kin}
+    if asked.merge and not {0, None} <= set(asked.budgets):
+        raise InputError(f"{path}: {where}.merge: found budgets {asked.budgets}, expected 0 and null among them")
+    others = [name for name in asked.sources or domains if name != target]
+    out: dict[str, Any] = {}
+
+    def row(name: str, source: str, budget: int | None, **told: Any) -> None:
+        out[name] = {**entry, **told, "way": {"of": label, "source": source, "budget": budget}}
+
+    row(label, ALONE, None)
     for n in asked.budgets:
-        own, ending = {target: n}, "" if n is None else f"-{n}"
+        own, ending = {"target": n}, "" if n is None else f"-{n}"
         if n:
-            out[f"{label}{ending}"] = {**kin, "train_on": own}
-        for source in [name for name in asked.sources or others if name != target]:
+            row(f"{label}{ending}", ALONE, n, train_on=own)
+        for source in others:
             start = {"model": label, "domain": source}
-            out[f"{label}-from-{source}{ending}"] = {**kin, "train_on": {} if n == 0 else own, "start": start}
+            row(f"{label}-from-{source}{ending}", source, n, train_on={} if n == 0 else own, start=start)
         if asked.joint and n != 0:
-            out[f"{label}-joint{ending}"] = {**kin, "train_on": {**dict.fromkeys(others), **own}}
+            row(f"{label}-joint{ending}", JOINT, n, train_on={**own, **dict.fromkeys(others)})
+    if asked.merge:
+        apart = [f"{label}-from-{source}-0" for source in others]
+        merged = {"class": "benchmark.llm.merged.Merged", "method": asked.merge}
+        for name, budget, members in ((f"{label}-merged-0", 0, apart), (f"{label}-merged", None, [*apart, label])):
+            if len(members) > 1:
+                out[name] = {
+                    **merged,
+                    "members": members,
+                    "way": {"of": label, "source": MERGED, "budget": budget},
+                }
     return out

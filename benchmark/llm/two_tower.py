@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from benchmark.data.batch import Batch
-from benchmark.data.schema import Catalogue
+from benchmark.data.schema import DOMAIN, Catalogue
 from benchmark.data.text import item_texts
+from benchmark.errors import InputError
 from benchmark.llm.encoder import Encoder, Pooling
 from benchmark.llm.pieces import PromptTokens
 from benchmark.llm.prompts import flat_prompts
@@ -32,9 +34,24 @@ class TwoTowerConfig(LLMConfig):
     item_fields: tuple[str, ...] | None = Field(None, description="Columns that make the text; all by default.")
     pooling: Pooling | None = Field(None, description="mean, cls or last; the model's own by default.")
     temperature: float = Field(0.07, gt=0, description="Divides the cosine.")
+    adversarial: float = Field(
+        0.0, ge=0, description="Weight of a critic that tells the items' domains apart, and that the texts must fool."
+    )
     id_embedding: bool = Field(
         False, description="Add a trained vector of its own to each item's text, starting at 0; new items have none."
     )
+
+
+class _Reversed(torch.autograd.Function):
+    """The identity; its gradient is turned round (Ganin et al., JMLR 2016, arXiv:1505.07818)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return -gradient
 
 
 class TwoTower(LanguageRecommender):
@@ -45,13 +62,15 @@ class TwoTower(LanguageRecommender):
     multiple of the item's log training frequency. Every position of a training history predicts its item among the
     distinct items of the batch and ``negatives`` items drawn uniformly, with the log-Q correction for how likely each
     of them is to be there. Each item is encoded once a step, and once an evaluation. Zero-shot, a user is the mean with
-    the rate at its first value, and the frequency counts nothing.
+    the rate at its first value, and the frequency counts nothing. ``adversarial`` adds the loss of a critic of
+    the items' domains whose gradient is reversed (domain-adversarial training), over all items of the batch.
     """
 
     Config = TwoTowerConfig
     batch_kind = "sequence"
     reads_queries = True
     frequency: Tensor
+    domain: Tensor
     backbone: Encoder
 
     def __init__(self, config: TwoTowerConfig, catalogue: Catalogue) -> None:
@@ -70,9 +89,20 @@ class TwoTower(LanguageRecommender):
         self.id = nn.Embedding(self.n_items, size) if config.id_embedding else None
         if self.id is not None:
             nn.init.zeros_(self.id.weight)
+        if config.adversarial:
+            names = catalogue.items[DOMAIN].unique().sort()
+            domain = catalogue.items[DOMAIN].cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int64)
+            self.register_buffer("domain", torch.from_numpy(domain), persistent=False)
+            self.critic = nn.Sequential(nn.Linear(size, 64), nn.ReLU(), nn.Linear(64, len(names)))
         count = torch.bincount(torch.from_numpy(catalogue.train.item).long(), minlength=self.n_items) + 1.0
         self.register_buffer("frequency", (count / count.sum()).log(), persistent=False)
         self._items: Tensor | None = None
+
+    @classmethod
+    def check(cls, config: Any, catalogue: Catalogue) -> None:
+        super().check(config, catalogue)
+        if config.adversarial and DOMAIN not in catalogue.items.columns:
+            raise InputError(f"adversarial: the items have no '{DOMAIN}'; only joined data sets have several")
 
     def encode_items(self, items: Tensor) -> Tensor:
         """Return (m, d) normalised vectors of (m,) item ids."""
@@ -122,7 +152,11 @@ class TwoTower(LanguageRecommender):
         # the user's other items are no negatives
         row = real.nonzero()[:, 0]
         others = own[row, :-1].scatter(1, answer.unsqueeze(1), False)
-        return F.cross_entropy(logits.masked_fill(others, float("-inf")), answer)
+        loss = F.cross_entropy(logits.masked_fill(others, float("-inf")), answer)
+        if not self.config.adversarial:
+            return loss
+        told = self.critic(_Reversed.apply(vectors))
+        return loss + self.config.adversarial * F.cross_entropy(told, self.domain[items])
 
     def score(self, batch: Batch) -> Tensor:
         assert batch.history is not None

@@ -15,7 +15,7 @@ import numpy as np
 from benchmark.errors import missing_extra
 from benchmark.evaluation.metrics import higher_is_better, parse_metric
 from benchmark.evaluation.significance import bootstrap_intervals
-from benchmark.experiment import ModelEntry
+from benchmark.experiment.transfer import ALONE, JOINT, MERGED
 from benchmark.reports.names import title
 from benchmark.reports.page import Section
 from benchmark.reports.page import table as html_table
@@ -23,11 +23,10 @@ from benchmark.reports.part import Part
 from benchmark.runs.record import whole_file
 
 HEADING = "Transfer between domains"
-ALONE, JOINT = "target alone", "joint"
 
 
 @dataclass(frozen=True)
-class Way:
+class Cell:
     """One cell: a model that came to ``target`` from ``source`` with ``budget`` of its interactions (None: all).
 
     Attributes:
@@ -54,51 +53,40 @@ class Way:
 def models(parts: Sequence[Part]) -> list[str]:
     """Return the models that the parts have ways of transfer of, by their labels in the file."""
     entries = (entry for p in parts for entry in p.experiment.models.values())
-    return list(dict.fromkeys(entry.transfer_of for entry in entries if entry.transfer_of))
+    return list(dict.fromkeys(entry.way.of for entry in entries if entry.way))
 
 
-def ways(parts: Sequence[Part], model: str, metric: str) -> list[Way]:
+def ways(parts: Sequence[Part], model: str, metric: str) -> list[Cell]:
     """Return the cells of a model's matrix, one a target, source and budget."""
     out = []
     for p in parts:
         target, mine = str(p.experiment.task.domain), dict[tuple[str, int | None], str]()
         for label, entry in p.experiment.models.items():
-            if entry.transfer_of == model:
-                mine[_source(entry), _budget(entry, target)] = label
+            if entry.way and entry.way.of == model:
+                mine[entry.way.source, entry.way.budget] = label
         for (source, budget), label in mine.items():
             reference = mine.get((ALONE, budget), mine[ALONE, None]) if source != ALONE else None
             out.append(_way(p, source, target, budget, label, reference, metric))
     return out
 
 
-def _source(entry: ModelEntry) -> str:
-    if entry.start is not None:
-        return entry.start.domain
-    return JOINT if len(entry.train_on or ()) > 1 else ALONE
-
-
-def _budget(entry: ModelEntry, target: str) -> int | None:
-    trained = entry.train_on or {}
-    return next((n for name, n in trained.items() if name in (target, "target")), 0)
-
-
-def _way(p: Part, source: str, target: str, budget: int | None, label: str, reference: str | None, metric: str) -> Way:
+def _way(p: Part, source: str, target: str, budget: int | None, label: str, reference: str | None, metric: str) -> Cell:
     values = p.outcomes.values
     mine = values.get((label, metric))
     if mine is None:
-        return Way(source, target, budget, label)
+        return Cell(source, target, budget, label)
     value = float(np.nanmean(mine))
     other = values.get((reference, metric)) if reference else None
     if other is None:
-        return Way(source, target, budget, label, value)
+        return Cell(source, target, budget, label, value)
     gains = mine - other
     ((low, high),) = bootstrap_intervals(gains[:, None])
-    return Way(source, target, budget, label, value, float(np.nanmean(gains)), float(low), float(high))
+    return Cell(source, target, budget, label, value, float(np.nanmean(gains)), float(low), float(high))
 
 
-def _axes(found: Sequence[Way]) -> tuple[list[str], list[tuple[str, int | None]]]:
+def _axes(found: Sequence[Cell]) -> tuple[list[str], list[tuple[str, int | None]]]:
     """Return the sources (the target alone first, joint last) and the (target, budget) columns in their order."""
-    sources = sorted({w.source for w in found}, key=lambda s: ({ALONE: 0, JOINT: 2}.get(s, 1), s))
+    sources = sorted({w.source for w in found}, key=lambda s: ({ALONE: 0, JOINT: 2, MERGED: 3}.get(s, 1), s))
     targets = list(dict.fromkeys(w.target for w in found))
     columns = {(w.target, w.budget) for w in found}
     place = {None: float("inf")}
@@ -109,15 +97,19 @@ def _named(budget: int | None) -> str:
     return "all" if budget is None else f"{budget:,}"
 
 
-def _grid(found: Sequence[Way]) -> tuple[list[str], list[list[str]]]:
+def _grid(found: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
     """Return the headings and rows of the matrix as text."""
     sources, columns = _axes(found)
     cells = {(w.source, w.target, w.budget): w for w in found}
-    rows = [[s, *(_cell(cells.get((s, *column))) for column in columns)] for s in sources]
-    return ["from", *(f"{target}, {_named(budget)}" for target, budget in columns)], rows
+    rows = [[_from(s), *(_cell(cells.get((s, *column))) for column in columns)] for s in sources]
+    return ["", *(f"{target}, {_named(budget)}" for target, budget in columns)], rows
 
 
-def _cell(way: Way | None) -> str:
+def _from(source: str) -> str:
+    return {ALONE: "the target alone", JOINT: "joint", MERGED: "merged"}.get(source, f"from {source}")
+
+
+def _cell(way: Cell | None) -> str:
     if way is None:
         return ""
     if way.value is None:
@@ -179,7 +171,7 @@ def still(parts: Sequence[Part]) -> str:
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
-def _panel(axes: Any, found: Sequence[Way], sources: list[str], columns: list[tuple[str, int | None]]) -> None:
+def _panel(axes: Any, found: Sequence[Cell], sources: list[str], columns: list[tuple[str, int | None]]) -> None:
     cells = {(w.source, w.target, w.budget): w for w in found}
     share = np.full((len(sources), len(columns)), np.nan)
     for i, source in enumerate(sources):
@@ -190,11 +182,11 @@ def _panel(axes: Any, found: Sequence[Way], sources: list[str], columns: list[tu
             gained = way.gain is not None and way.value > way.gain
             share[i, j] = way.gain / (way.value - way.gain) if gained and way.gain is not None else 0.0
             said = f"{way.value:.3f}" + (f"\n{way.gain:+.3f}" if way.gain is not None else "")
-            strong = "bold" if way.certain else "normal"
-            axes.text(j, i, said, ha="center", va="center", fontsize=8, fontweight=strong, color="#1f2328")
+            strong, ink = "bold" if way.certain else "normal", "white" if share[i, j] > 0.6 else "#1f2328"
+            axes.text(j, i, said, ha="center", va="center", fontsize=8, fontweight=strong, color=ink)
     axes.imshow(np.clip(share, -1, 1), cmap="PuOr", vmin=-1.4, vmax=1.4, aspect="auto")
     axes.set_xticks(range(len(columns)), [f"{target}\n{_named(budget)}" for target, budget in columns], fontsize=8)
-    axes.set_yticks(range(len(sources)), [s if s in (ALONE, JOINT) else f"from {s}" for s in sources], fontsize=8)
+    axes.set_yticks(range(len(sources)), [_from(s) for s in sources], fontsize=8)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     for j in range(1, len(columns)):

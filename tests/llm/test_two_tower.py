@@ -170,3 +170,22 @@ def test_no_text_in_the_catalogue_is_one_line() -> None:
     empty = catalogue.__class__(**{**vars(catalogue), "items": catalogue.items.select("item_id")})
     with pytest.raises(InputError, match="no item has any text"):
         TwoTower(TwoTower.Config(backbone=tiny_bert()), empty)
+
+
+def test_the_critic_keeps_the_texts_from_telling_the_domain() -> None:
+    """A fresh linear probe tells the domains by the vectors worse than by those trained without the critic."""
+    from sklearn.linear_model import LogisticRegression
+
+    data, task = planted("ranking")
+    number = data.items["title"].str.contains(" (spaceship|astronaut|galaxy|planet|rocket|kitchen|recipe|bread) ").cast(pl.Int8)  # fmt: skip  # noqa: E501
+    domain = number.to_numpy()
+    data = replace(data, items=data.items.with_columns(domain=pl.Series(["b", "a"]).gather(number.cast(pl.UInt32))))
+    surprise = {}
+    for weight in (0.0, 5.0):
+        config = {**TestTwoTower.config, "adversarial": weight, "negatives": 32}
+        model = fit(TwoTower, config, data, task, epochs=8, test=False).model.eval()
+        vectors = model.item_vectors().numpy()
+        p = LogisticRegression(C=0.3, max_iter=500).fit(vectors, domain).predict_proba(vectors)
+        surprise[weight] = -float(np.log(p[np.arange(len(domain)), domain]).mean())
+    told = {weight: np.log(2) - value for weight, value in surprise.items()}  # nats a probe knows of the domain
+    assert told[5.0] < 0.8 * told[0.0], told

@@ -1,0 +1,110 @@
+"""Source joined: domains keep their rows, ids never meet, and what they do not share is left out or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+from benchmark.data.budget import of_domains
+from benchmark.data.eval_rows import ranking_rows
+from benchmark.data.schema import DOMAIN, ITEM, ITEM_ID, USER_ID
+from benchmark.data.sources.joined import Joined
+from benchmark.data.split import LeaveLastOut, split
+from benchmark.data.task import Task
+from benchmark.errors import InputError
+
+
+def write_domain(folder: Path, name: str, users: int = 12, items: int = 9, text: str = "title", time: bool = True) -> dict[str, str]:  # fmt: skip  # noqa: E501
+    """Write a small data set in which user u<k> likes items that follow each other; return its block."""
+    rng = np.random.default_rng(len(name))
+    rows = [(f"u{u}", f"i{(u + step) % items}", 4, step * 10 + u) for u in range(users) for step in range(6)]
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "rating", "timestamp"], orient="row")
+    (frame if time else frame.drop("timestamp")).write_csv(folder / f"{name}.csv")
+    words = [f"{name} {rng.integers(5)} thing {i}" for i in range(items)]
+    pl.DataFrame({"item_id": [f"i{i}" for i in range(items)], text: words}).write_csv(folder / f"{name}-items.csv")
+    return {"source": "csv", "interactions": f"{folder}/{name}.csv", "items": f"{folder}/{name}-items.csv"}
+
+
+def joined(folder: Path, **told: bool) -> Joined:
+    return Joined(domains={name: write_domain(folder, name, users=12 if name == "boats" else 8) for name in ("boats", "cars")}, **told)  # type: ignore[arg-type]  # fmt: skip  # noqa: E501
+
+
+def test_ids_of_two_domains_never_meet(tmp_path: Path) -> None:
+    data = joined(tmp_path).load()
+    assert data.interactions.height == 12 * 6 + 8 * 6
+    assert data.users[USER_ID].to_list()[0] == "boats/u0"
+    assert data.items[ITEM_ID].str.split("/").list.first().equals(data.items[DOMAIN], check_names=False)
+    assert data.items[DOMAIN].value_counts().sort(DOMAIN)["count"].to_list() == [9, 9]
+    assert data.has_time
+    assert data.has_rating
+    assert data.steps[0].note == "boats 72, cars 48"
+
+
+def test_shared_users_are_one_person_in_both(tmp_path: Path) -> None:
+    data = joined(tmp_path, shared_users=True).load()
+    assert data.users[USER_ID].to_list() == sorted(f"u{u}" for u in range(12))
+    of_u0 = data.interactions.filter(pl.col("user") == 0)
+    assert set(data.items[DOMAIN].gather(of_u0[ITEM])) == {"boats", "cars"}
+
+
+def test_times_are_kept_where_every_domain_has_them(tmp_path: Path) -> None:
+    blocks = {"boats": write_domain(tmp_path, "boats"), "cars": write_domain(tmp_path, "cars", time=False)}
+    assert not Joined(domains=blocks).load().has_time
+
+
+def test_domains_without_a_text_field_in_common_are_refused(tmp_path: Path) -> None:
+    blocks = {"boats": write_domain(tmp_path, "boats"), "cars": write_domain(tmp_path, "cars", text="name")}
+    with pytest.raises(InputError, match=r"no text field in common \(boats: title; cars: name\)"):
+        Joined(domains=blocks).load()
+
+
+def test_a_domain_is_a_source(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="at least 2"):
+        Joined(domains={"boats": write_domain(tmp_path, "boats")})
+    block = write_domain(tmp_path, "boats")
+    with pytest.raises(ValidationError):
+        Joined(domains={"boats": block, "cars": {**block, "sauce": 1}})
+    with pytest.raises(ValidationError, match="no '/'"):
+        Joined(domains={"boats": block, "a/b": block})
+
+
+def test_a_judged_domain_is_ranked_alone_and_models_score_all(tmp_path: Path) -> None:
+    data = split(joined(tmp_path).load(), LeaveLastOut())
+    rows = ranking_rows(data, Task(split=LeaveLastOut(), domain="cars"), "test", 5, lambda n: np.arange(n))
+    cars = np.flatnonzero(data.of_domains(["cars"]))
+    batch = rows[rows.all]
+    assert batch.pool is not None
+    assert batch.relevant is not None
+    assert batch.excluded is not None
+    assert batch.pool.tolist() == cars.tolist()
+    assert set(data.users[USER_ID].gather(batch.user.numpy()).str.head(4)) == {"cars"}
+    items = batch.ranked_items()
+    assert items is not None
+    own = items.gather(1, batch.relevant.values.unsqueeze(1)).squeeze(1)  # one test item a user
+    assert own.tolist() == [int(data.test.item[data.test.offsets[u]]) for u in batch.user.tolist()]
+    seen = {int(cars[c]) for c in batch.excluded.values[: batch.excluded.offsets[1]].tolist()}
+    user = int(batch.user[0])
+    known = [*data.train.item[data.train.offsets[user] : data.train.offsets[user + 1]], data.valid.item[data.valid.offsets[user]]]  # fmt: skip  # noqa: E501
+    assert seen == set(map(int, known))
+
+
+def test_budgets_of_domains_are_of_their_own_rows_and_nested(tmp_path: Path) -> None:
+    data, task = split(joined(tmp_path).load(), LeaveLastOut()), Task(split=LeaveLastOut(), domain="cars")
+    few, more = (of_domains(data, task, {"cars": n, "boats": None}, seed=0).train for n in (5, 11))
+    of_cars = data.of_domains(["cars"])
+    assert [int(of_cars[rows.item].sum()) for rows in (few, more)] == [5, 11]
+    assert int((~of_cars[few.item]).sum()) == int((~of_cars[data.train.item]).sum())
+
+    def pairs(rows: object) -> set[tuple[int, int]]:
+        return set(zip(rows.user.tolist(), rows.item.tolist(), strict=True))  # type: ignore[attr-defined]
+
+    assert pairs(few) < pairs(more) < pairs(data.train)
+    nothing = of_domains(data, task, {}, seed=0)
+    assert len(nothing.train) == 0
+    assert len(nothing.complete_train) == len(data.train)
+    with pytest.raises(InputError, match="unknown domain 'car'; did you mean 'cars'"):
+        of_domains(data, task, {"car": None}, seed=0)

@@ -1,0 +1,131 @@
+"""Transfer: rows begin with another domain's weights, trained once, and the matrix tells what that won."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmark.errors import InputError
+from benchmark.experiment import START, Experiment, load_all
+from benchmark.reports import transfer
+from benchmark.reports.part import part
+from benchmark.runs.execute import load_model, run_key
+from benchmark.runs.record import RunStore
+from benchmark.runs.run import prepare, run
+from tests.data.test_sources_joined import write_domain
+from tests.llm.tiny import tiny_bert
+
+TOWER = f"class: benchmark.llm.two_tower.TwoTower, backbone: {tiny_bert()}, trainer: {{max_epochs: 1}}"
+
+
+def write(folder: Path, models: str, targets: str = "[boats, cars]") -> Path:
+    blocks = {name: write_domain(folder, name) for name in ("boats", "cars", "planes")}
+    path = folder / "transfer.yaml"
+    path.write_text(
+        f"name: moved\ndataset: {{source: joined, domains: {blocks}}}\ntargets: {targets}\n"
+        "task: {split: {kind: leave_last_out}, metrics: [ndcg@3, auc]}\n"
+        f"models:\n  popularity: {{class: baselines.popularity.Popularity}}\n{models}",
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_a_model_becomes_a_row_a_way(tmp_path: Path) -> None:
+    boats, cars = load_all(write(tmp_path, f"  tower: {{{TOWER}, transfer: {{budgets: [0, 7, null], merge: mean}}}}\n"))
+    assert (boats.name, boats.task.domain, cars.task.domain) == ("moved-boats", "boats", "cars")
+    assert list(boats.models) == [
+        "popularity", "tower", "tower-from-cars-0", "tower-from-planes-0", "tower-7", "tower-from-cars-7",
+        "tower-from-planes-7", "tower-joint-7", "tower-from-cars", "tower-from-planes", "tower-joint", "tower-merged-0",
+        "tower-merged",
+    ]  # fmt: skip
+    told = {spec.label: spec for spec in boats.specs()}
+    assert told["popularity"].train_on == (("boats", None),)
+    assert told["tower-from-cars-7"].train_on == (("boats", 7),)
+    assert told["tower-joint-7"].train_on == (("boats", 7), ("cars", None), ("planes", None))
+    assert told["tower-from-cars-0"].train_on == ()
+    # what it begins with is the very run of the other table
+    start = told["tower-from-cars-0"].stages[START]
+    assert run_key(start, "x") == run_key(cars.spec("tower", 0), "x")
+    assert told["tower"].stages == {}
+
+
+def test_each_domain_is_learned_once_and_zero_shot_is_its_model(tmp_path: Path) -> None:
+    sasrec = "class: baselines.sasrec.SASRec, embedding_size: 8, trainer: {max_epochs: 2}"
+    experiments = load_all(write(tmp_path, f"  sasrec: {{{sasrec}, transfer: {{sources: [cars], joint: false}}}}\n"))
+    store = RunStore(tmp_path / "runs")
+    records = [run(experiment, store.root) for experiment in experiments]
+    assert {r.status for of_one in records for r in of_one} == {"finished"}
+    data = prepare(experiments[0], store.root)
+    zero, source = (e.spec(label, 0) for e, label in zip(experiments, ("sasrec-from-cars-0", "sasrec"), strict=True))
+    moved, original = (load_model(spec, data, store) for spec in (zero, source))
+    for name, value in original.state_dict().items():
+        assert torch.equal(moved.state_dict()[name], value), name
+    record = next(r for r in records[0] if r.label == "sasrec-from-cars-0")
+    assert record.epochs == 0
+    assert record.metrics["valid"].keys() >= {"ndcg@3", "auc"}
+    assert record.test_reads == 1
+
+    parts = [part(e, of_one, store) for e, of_one in zip(experiments, records, strict=True)]
+    found = {(c.source, c.target, c.budget): c for c in transfer.ways(parts, "sasrec", "ndcg@3")}
+    values = parts[0].outcomes.values
+    gain = np.mean(values["sasrec-from-cars", "ndcg@3"]) - np.mean(values["sasrec", "ndcg@3"])
+    cell = found["cars", "boats", None]
+    assert cell.gain == pytest.approx(gain)
+    assert cell.low is not None
+    assert cell.high is not None
+    assert cell.low <= cell.gain <= cell.high
+    assert found["alone", "boats", None].gain is None
+    text = transfer.markdown(parts)
+    assert f"{cell.value:.4f} ({cell.gain:+.4f}" in text
+    assert text.count("## sasrec") == 2
+    svg = transfer.still(parts)
+    assert svg.startswith("<?xml")
+    assert "from cars" in svg
+    assert transfer.still(parts) == svg, "the same bytes whenever it is drawn"
+
+
+@pytest.mark.parametrize(
+    ("models", "targets", "said"),
+    [
+        ("", "[boat]", "targets: no domain 'boat'; did you mean 'boats'"),
+        ("  m: {class: baselines.mf.MF, transfer: {sources: [trains]}}\n", "[boats]", "no domain 'trains'"),
+        ("  m: {class: baselines.mf.MF, transfer: {budgets: [0, 0]}}\n", "[boats]", "each once"),
+        ("  m: {class: baselines.mf.MF, transfer: {budget: [0]}}\n", "[boats]", "did you mean 'budgets'"),
+        ("  m: {class: baselines.mf.MF, transfer: {budgets: [0], merge: mean}}\n", "[boats]", "expected 0 and null"),
+        ("  m: {class: baselines.mf.MF, train_on: [car]}\n", "[boats]", "no domain 'car'; did you mean 'cars'"),
+        ("  m: {class: baselines.mf.MF, start: {model: popularity, domain: carts}}\n", "[boats]", "no domain 'carts'"),
+        ("  m: {class: baselines.mf.MF, train_on: []}\n", "[boats]", "nothing to train on"),
+        ("  m: {class: baselines.mf.MF, start: {model: n, domain: cars}}\n", "[boats]", "no model 'n'"),
+        ("  m: {class: baselines.mf.MF, start: {model: popularity, domain: cars}}\n", "[boats]", "do not fit"),
+    ],
+)  # fmt: skip
+def test_wrong_transfer_is_one_line(models: str, targets: str, said: str, tmp_path: Path) -> None:
+    path = write(tmp_path, models, targets)
+    with pytest.raises(InputError) as error:
+        [experiment.specs() for experiment in load_all(path)]
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_rows_of_several_targets_need_joined_data(tiny_experiment: Path) -> None:
+    with pytest.raises(InputError, match="only a joined data set has domains"):
+        load_all(tiny_experiment, ["targets=[a]"])
+    with pytest.raises(InputError, match=r"there is no task\.domain"):
+        Experiment.load(tiny_experiment, ["models.mf.train_on=[a]"]).specs()
+
+
+def test_a_circle_of_starts_is_named(tmp_path: Path) -> None:
+    models = "  m: {class: baselines.mf.MF, start: {domain: cars}}\n"
+    (experiment,) = load_all(write(tmp_path, models, "[boats]"))
+    with pytest.raises(InputError, match="is a circle"):
+        experiment.specs()
+
+
+def test_a_critic_needs_domains(tiny_experiment: Path, tmp_path: Path) -> None:
+    text = tiny_experiment.read_text(encoding="utf-8")
+    tiny_experiment.write_text(text.replace("models:\n", f"models:\n  t: {{{TOWER}, adversarial: 0.1}}\n"))
+    with pytest.raises(InputError, match=r"models.t: adversarial: the items have no 'domain'"):
+        run(Experiment.load(tiny_experiment, ["seeds=[0]"]), tmp_path / "runs")
