@@ -50,8 +50,7 @@ def of_targets(plain: dict[str, Any], path: Path) -> list[dict[str, Any]]:
     for name in targets:
         if name not in domains:
             raise InputError(f"{path}: targets: no domain '{name}'{nearest(str(name), domains)}")
-    task = plain.get("task") if isinstance(plain.get("task"), dict) else {}
-    report = plain.get("report") if isinstance(plain.get("report"), dict) else {}
+    task, report = (block if isinstance(block := plain.get(key), dict) else {} for key in ("task", "report"))
     out = []
     for target in targets:
         models: dict[str, Any] = {}

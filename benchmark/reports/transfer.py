@@ -89,8 +89,7 @@ def _axes(found: Sequence[Cell]) -> tuple[list[str], list[tuple[str, int | None]
     sources = sorted({w.source for w in found}, key=lambda s: ({ALONE: 0, JOINT: 2, MERGED: 3}.get(s, 1), s))
     targets = list(dict.fromkeys(w.target for w in found))
     columns = {(w.target, w.budget) for w in found}
-    place = {None: float("inf")}
-    return sources, sorted(columns, key=lambda c: (targets.index(c[0]), place.get(c[1], c[1] or 0)))
+    return sources, sorted(columns, key=lambda c: (targets.index(c[0]), c[1] is None, c[1] or 0))
 
 
 def _named(budget: int | None) -> str:
