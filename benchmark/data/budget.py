@@ -36,8 +36,8 @@ def few_shot(data: SplitData, task: Task, limit: int | None, seed: int) -> Split
     return replace(data, train=rows.take(chosen), train_known=data.complete_train)
 
 
-def of_domains(data: SplitData, task: Task, limits: Mapping[str, int | None], seed: int) -> SplitData:
-    """Return the data with the training interactions of some domains; everything but ``train`` stays what it was.
+def of_domains(data: SplitData, task: Task, limits: Mapping[str, int | None], seed: int) -> np.ndarray:
+    """Return the ascending positions of the training interactions of some domains.
 
     Args:
         data: the split of joined data sets.
@@ -52,7 +52,31 @@ def of_domains(data: SplitData, task: Task, limits: Mapping[str, int | None], se
     for name, limit in limits.items():
         mine = np.flatnonzero(data.of_domains([name])[rows.item])
         chosen.append(mine[_sample(rows.take(mine), task, limit, seed)])
-    return replace(data, train=rows.take(np.sort(np.concatenate(chosen))), train_known=data.complete_train)
+    return np.sort(np.concatenate(chosen))
+
+
+def of_slices(data: SplitData, after: int | None, upto: int) -> np.ndarray:
+    """Return the ascending positions of the training interactions of slice ``upto`` that slice ``after`` had not.
+
+    Args:
+        data: a prequential split, of slice ``upto`` or a later one.
+        after: a slice; None: all of them.
+        upto: a slice.
+    """
+    time = data.train.time
+    assert time is not None
+    first = -np.inf if after is None else data.report[f"train_ends_{after}"]
+    return np.flatnonzero((time >= first) & (time < data.report[f"train_ends_{upto}"]))
+
+
+def begun(data: SplitData, own: np.ndarray, earlier: np.ndarray) -> SplitData:
+    """Return the data with the training interactions at ``own``, for a model whose weights know those at ``earlier``.
+
+    Both are ascending positions. What a user did besides is input, as for ``few_shot``.
+    """
+    rows, every = data.train, np.union1d(own, earlier)
+    learned = rows.take(every) if len(every) > len(own) else None
+    return replace(data, train=rows.take(own), train_known=data.complete_train, learned=learned)
 
 
 def _sample(rows: Interactions, task: Task, limit: int | None, seed: int) -> np.ndarray:

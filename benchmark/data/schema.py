@@ -265,6 +265,7 @@ class SplitData:
             learned from: histories, seen items and the draws of negatives and candidates rest on it. Under the
             predefined split, with the rows that are "known" only. None without either.
         clock: of the dataset: whether the times of two users can be compared.
+        learned: of a model that begins with the weights of another run: all that both learn from; else None.
     """
 
     train: Interactions
@@ -279,6 +280,7 @@ class SplitData:
     test_known: Interactions | None = None
     train_known: Interactions | None = None
     clock: str = "time"
+    learned: Interactions | None = None
 
     @property
     def n_users(self) -> int:
@@ -296,14 +298,15 @@ class SplitData:
     def with_new_user(self) -> SplitData:
         """Return the same data with one more user, the last one, of whom nothing is known."""
         users = pl.concat([self.users, pl.DataFrame({USER_ID: [""]})], how="diagonal")
-        names = ("train", "valid", "test", "valid_known", "test_known", "train_known")
+        names = ("train", "valid", "test", "valid_known", "test_known", "train_known", "learned")
         parts = {name: getattr(self, name) for name in names}
         grown = {name: rows.with_new_user() for name, rows in parts.items() if rows is not None}
         return replace(self, users=users, **grown)
 
     def catalogue(self, cache: Path | None = None) -> Catalogue:
         """Return the part of the data that a model may see; ``cache``: see Catalogue."""
-        return Catalogue(self.n_users, self.n_items, self.items, self.users, self.train, self.graph, self.links, cache)
+        train = self.train if self.learned is None else self.learned
+        return Catalogue(self.n_users, self.n_items, self.items, self.users, train, self.graph, self.links, cache)
 
     def of_domains(self, names: Sequence[str]) -> np.ndarray:
         """Return the (n_items,) mask of the items of some domains of joined data sets.

@@ -1,14 +1,16 @@
 """Splits: Dataset -> train, valid and test with integer ids, and a report of what the split leaks.
 
-What every split promises: each interaction stands in exactly one part; the same dataset, specification and seed give
+What every split promises: each interaction stands in exactly one part (under ``prequential`` those after the slice in
+none); the same dataset, specification and seed give
 the same parts and ids, whatever the order of the rows; ids follow a seeded shuffle.
 
 The report holds, as floats: ``users``, ``items``, ``interactions``; for each part ``n_<part>`` and ``share_<part>``
 (under ``cold_users`` for ``valid_known`` and ``test_known`` too); for valid and test ``<part>_unseen_users`` and
 ``<part>_unseen_items`` (how many of the part's users and items do not occur in train), and both with ``_share`` behind
 it (of the part's users and items); with times that can be compared between users ``test_older_than_train``, the share
-of test interactions strictly older than the newest training interaction. Rows that are ``known`` only are counted as
-``n_known``.
+of test interactions strictly older than the newest training interaction; under ``prequential`` ``train_ends_<slice>``,
+the time at which the training part of this slice and of each earlier one ends. Rows that are ``known`` only are counted
+as ``n_known``.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from benchmark.errors import InputError
 
 TRAIN, VALID, TEST, VALID_KNOWN, TEST_KNOWN = range(5)
 ONLY_KNOWN = 3  # of the predefined split
+LATER = 5  # of the prequential split: in no part
 # one stream of random numbers for each purpose
 _USER_IDS, _ITEM_IDS, _ROWS, _HELD_OUT = range(4)
 
@@ -106,8 +109,29 @@ class ColdUsers(_Shares):
     history: float = Field(0.5, gt=0, lt=1, description="Share of a held-out user's interactions that is known.")
 
 
+class Prequential(_Spec):
+    """The newest ``judged`` share in ``slices`` parts of equal size, one after the other; ``slice`` is the test.
+
+    What came before it is known, its newest ``valid`` share is validation; what comes after it is in no part. Equal
+    times never straddle a cut. Ids are the same in all slices (Gama et al., Machine Learning 2013,
+    doi:10.1007/s10994-012-5320-9).
+    """
+
+    kind: Literal["prequential"] = "prequential"
+    slices: int = Field(5, ge=2, description="How many slices are judged, one after the other.")
+    slice: int = Field(1, ge=1, description="The one that is judged; `slices:` at the top of a file runs all.")
+    judged: float = Field(0.5, gt=0, lt=1, description="Share of the interactions that the slices hold together.")
+    valid: float = Field(0.1, gt=0, lt=1, description="Share of what came before that is validation.")
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Prequential:
+        if self.slice > self.slices:
+            raise ValueError(f"slice: found {self.slice}, there are {self.slices}")
+        return self
+
+
 SplitSpec = Annotated[
-    Temporal | LeaveLastOut | Ratio | Predefined | ColdItems | ColdUsers,
+    Temporal | LeaveLastOut | Ratio | Predefined | ColdItems | ColdUsers | Prequential,
     Field(discriminator="kind"),
 ]
 
@@ -151,6 +175,9 @@ def split(dataset: Dataset, spec: SplitSpec, seed: int = 0) -> SplitData:
     cold = isinstance(spec, ColdUsers)
     parts = [pick(number) for number in range(5 if cold else 3)]
     report = _report(parts, len(user_rows), len(item_rows), dataset.clock)
+    if isinstance(spec, Prequential):
+        assert time is not None
+        report |= {f"train_ends_{s}": _cuts(time, spec, s)[0] for s in range(1, spec.slice + 1)}
     train_known = None
     if not cold and (part == ONLY_KNOWN).any():
         only = pick(ONLY_KNOWN)
@@ -200,13 +227,14 @@ def known(data: SplitData, part: Literal["valid", "test"]) -> Interactions:
 def _assign(dataset: Dataset, spec: SplitSpec, seed: int) -> np.ndarray:
     """Return the (n,) uint8 part of each interaction: TRAIN ... TEST_KNOWN."""
     rows = dataset.interactions
-    if isinstance(spec, Temporal):
+    if isinstance(spec, Temporal | Prequential):
         if dataset.clock == "order":
             raise InputError(
-                f"dataset {dataset.name} knows each user's order but no time, which the split temporal needs; use "
+                f"dataset {dataset.name} knows each user's order but no time, which the split {spec.kind} needs; use "
                 "leave_last_out, ratio, cold_items or cold_users"
             )
-        return _temporal(_time(dataset, spec), spec)
+        time = _time(dataset, spec)
+        return _temporal(time, spec) if isinstance(spec, Temporal) else _sliced(time, spec)
     if isinstance(spec, LeaveLastOut):
         place, size = _places(rows, seed, _time(dataset, spec))
         part = np.where(place == size - 1, TEST, np.where(place == size - 2, VALID, TRAIN))
@@ -232,7 +260,7 @@ def _assign(dataset: Dataset, spec: SplitSpec, seed: int) -> np.ndarray:
     return part
 
 
-def _time(dataset: Dataset, spec: Temporal | LeaveLastOut) -> np.ndarray:
+def _time(dataset: Dataset, spec: Temporal | LeaveLastOut | Prequential) -> np.ndarray:
     if not dataset.has_time:
         raise InputError(
             f"dataset {dataset.name} has no timestamps, which the split {spec.kind} needs; use ratio, "
@@ -248,6 +276,25 @@ def _temporal(time: np.ndarray, spec: Temporal) -> np.ndarray:
         ordered[min(max(round(n * share), 0), n - 1)] for share in (1 - spec.test, 1 - spec.test - spec.valid)
     )
     return (time >= cut_valid).astype(np.uint8) + (time >= cut_test)
+
+
+def _cuts(time: np.ndarray, spec: Prequential, number: int) -> tuple[float, float, float]:
+    """Return where the training part of a slice ends, where the slice begins, and where it ends (exclusive)."""
+    ordered, n = np.sort(time), len(time)
+
+    def at(share: float) -> int:
+        return min(max(round(n * share), 0), n - 1)
+
+    begins = at(1 - spec.judged + spec.judged * (number - 1) / spec.slices)
+    ends = at(1 - spec.judged + spec.judged * number / spec.slices)
+    valid = at(begins / n * (1 - spec.valid))
+    last = np.inf if number == spec.slices else float(ordered[ends])
+    return float(ordered[valid]), float(ordered[begins]), last
+
+
+def _sliced(time: np.ndarray, spec: Prequential) -> np.ndarray:
+    trained, begins, ends = _cuts(time, spec, spec.slice)
+    return np.select([time < trained, time < begins, time < ends], [TRAIN, VALID, TEST], LATER).astype(np.uint8)
 
 
 def _places(

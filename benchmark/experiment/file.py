@@ -13,6 +13,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError
 
 from benchmark.errors import InputError, nearest
+from benchmark.experiment.slices import of_slices
 from benchmark.experiment.spec import Experiment
 from benchmark.experiment.together import check_together, grids
 from benchmark.experiment.transfer import of_targets
@@ -101,6 +102,8 @@ def _grid(plain: dict[str, Any], path: Path) -> list[dict[str, Any]]:
         plain["models"] = models
     if "targets" in plain:
         return of_targets(plain, path)
+    if "slices" in plain:
+        return of_slices(plain, path)
     if "datasets" not in plain:
         return [plain]
     if "dataset" in plain:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from benchmark.data.split import Prequential
 from benchmark.data.task import Task
 from benchmark.errors import InputError, nearest
 from benchmark.evaluation.metrics import GENERATION_METRICS, PREFERENCE_METRICS, RANKING_METRICS, parse_metric
@@ -72,6 +73,11 @@ class ModelEntry(_Strict):
         "judged one, `others` are the rest. An empty list trains nothing: the row is what it starts from.",
     )
     start: Start | None = Field(None, description="Begin with the weights of a row trained for another domain.")
+    update: Literal["retrained", "static", "continued"] = Field(
+        "retrained",
+        description="In later slices of a prequential split: trained anew on all that came before, kept as it was in "
+        "the first slice, or its weights trained further on what is new; a list gives a row each.",
+    )
     way: Way | None = Field(None, description="Which cell of the matrix of transfer the row is; `transfer` sets it.")
     family: str | None = Field(
         None,
@@ -91,6 +97,8 @@ class ModelEntry(_Strict):
     def _one_budget(self) -> ModelEntry:
         if self.train_on is not None and self.limit_train is not None:
             raise ValueError("train_on and limit_train do not go together; write {domain: interactions}")
+        if self.update != "retrained" and self.limit_train is not None:
+            raise ValueError("update and limit_train do not go together")
         if self.train_on == {} and self.start is None:
             raise ValueError("train_on: nothing to train on, and no `start` to take weights from")
         return self
@@ -321,6 +329,10 @@ class Experiment(_Strict):
         }
         if entry.start is not None:
             stages[START] = self._start(label, entry, seed, above)
+        since = None
+        if entry.update != "retrained" and self._slice(where) > 1:
+            since = self._slice(where) - 1 if entry.update == "continued" else 1
+            stages[START] = self._earlier(label, entry, seed, since, cls)
         return RunSpec(
             experiment=self.name,
             label=label,
@@ -334,8 +346,22 @@ class Experiment(_Strict):
             seed=seed,
             sample_seed=seed if self.resample_train else self.split_seed,
             stages=stages,
-            train_on=self._train_on(where, entry),
+            train_on=() if since and entry.update == "static" else self._train_on(where, entry),
+            since=since if entry.update == "continued" else None,
         )
+
+    def _slice(self, where: str) -> int:
+        if not isinstance(self.task.split, Prequential):
+            raise InputError(f"{where}.update: only a prequential split has slices; found {self.task.split.kind}")
+        return self.task.split.slice
+
+    def _earlier(self, label: str, entry: ModelEntry, seed: int, number: int, cls: type[Recommender]) -> RunSpec:
+        """Return the spec of a model's run in an earlier slice."""
+        if entry.update == "continued" and cls.batch_kind == "whole":
+            raise InputError(f"models.{label}.update: {cls.__name__} is fitted anew each time; use retrained or static")
+        split = self.task.split.model_copy(update={"slice": number})
+        earlier = self.model_copy(update={"task": self.task.model_copy(update={"split": split})})
+        return earlier._spec(label, entry, seed)
 
     def _train_on(self, where: str, entry: ModelEntry) -> tuple[tuple[str, int | None], ...] | None:
         """Return the domains and budgets that a model is trained on, `target` by its name."""
@@ -404,7 +430,8 @@ class RunSpec:
     """Everything that decides the outcome of one run; ``experiment`` and ``label`` only name it.
 
     ``stages`` holds, by role, the runs of the models that this one stands on, and as "start" the run whose weights it
-    begins with; ``sample_seed`` is that of the samples of ``limit_train`` and ``train_on``.
+    begins with; ``sample_seed`` is that of the samples of ``limit_train`` and ``train_on``. Of a prequential split, a
+    run with ``since`` learns from what the training part of that slice did not hold.
     """
 
     experiment: str
@@ -420,6 +447,7 @@ class RunSpec:
     sample_seed: int
     stages: dict[str, RunSpec] = field(default_factory=dict, hash=False)
     train_on: tuple[tuple[str, int | None], ...] | None = None
+    since: int | None = None
 
     def model_class(self) -> type[Recommender]:
         return model_class(self.class_path, f"models.{self.label}")
@@ -464,6 +492,7 @@ class RunSpec:
                 sample_seed=resolved.get("sample_seed", resolved["split_seed"]),
                 stages=stages,
                 train_on=None if (told := resolved.get("train_on")) is None else tuple(map(tuple, told)),
+                since=resolved.get("since"),
             )
         except ValidationError as error:
             raise InputError(f"{where}: stored by another version of the code: {error.errors()[0]['msg']}") from None
@@ -484,6 +513,8 @@ class RunSpec:
             "limit_train": self.limit_train,
             "seed": self.seed,
         }
+        if self.since is not None:
+            resolved["since"] = self.since
         if self.train_on is not None:
             resolved["train_on"] = [list(pair) for pair in self.train_on]
         if (self.limit_train or self.train_on) and self.sample_seed != self.split_seed:

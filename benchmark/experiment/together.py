@@ -26,8 +26,9 @@ def check_together(experiments: Sequence[Experiment]) -> None:
     """
 
     def facts(experiment: Experiment) -> dict[str, Any]:
-        # tables of several domains stand beside each other as those of several data sets do
-        task = {f"task.{k}": v for k, v in experiment.task.model_dump(mode="json", exclude={"domain"}).items()}
+        # tables of several domains, or slices, stand beside each other as those of several data sets do
+        told = experiment.task.model_dump(mode="json", exclude={"domain": True, "split": {"slice"}})
+        task = {f"task.{key}": value for key, value in told.items()}
         return {**task, "seeds": experiment.seeds, "split_seed": experiment.split_seed}
 
     def shown(value: Any) -> str:

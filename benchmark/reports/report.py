@@ -13,7 +13,7 @@ from markupsafe import Markup
 from benchmark.audit.finding import Finding
 from benchmark.data.schema import SplitData
 from benchmark.experiment import LLM
-from benchmark.reports import audit, learning_curve, transfer
+from benchmark.reports import audit, learning_curve, slices, transfer
 from benchmark.reports import report_figures as draw
 from benchmark.reports.budgets import has_curves
 from benchmark.reports.comparison import reference_of
@@ -75,6 +75,7 @@ def whole(chapters: Sequence[Chapter], joined: ComparisonTable, store: RunStore)
     sections = [Section("leaderboard", "Leaderboard", body)]
     every = [chapter.part for chapter in chapters]
     sections += [transfer.section(every)] if transfer.has_transfer(every) else []
+    sections += [slices.section(every)] if slices.has_slices(every) else []
     figures: dict[str, Any] = {}
     users: dict[str, Any] = {}
     for prefix, chapter in zip(prefixes, chapters, strict=True):

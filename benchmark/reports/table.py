@@ -304,6 +304,7 @@ def protocol(p: Part) -> str:
         f"{source}, {int(report['n_train']):,} / {int(report['n_valid']):,} / {int(report['n_test']):,} interactions"
     )
     split = {
+        "prequential": "one slice of time after the other is the test, all before it is known",
         "temporal": "split at one global time for everybody",
         "leave_last_out": "each user's last interaction is the test",
         "ratio": "seeded random split (future interactions leak into histories)",

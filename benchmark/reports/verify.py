@@ -21,7 +21,7 @@ from benchmark.data.datamodule import RecDataModule
 from benchmark.errors import InputError
 from benchmark.evaluation.metrics import GENERATION_METRICS, parse_metric
 from benchmark.experiment import Experiment, RunSpec
-from benchmark.reports import learning_curve, render, transfer
+from benchmark.reports import learning_curve, render, slices, transfer
 from benchmark.reports import manifest as manifests
 from benchmark.reports.manifest import Manifest, RunEntry
 from benchmark.reports.part import Part, part
@@ -122,7 +122,7 @@ def rebuilt(parts: Sequence[Part], folder: Path) -> list[Finding]:
                 out.append(Finding(where, f"{key} is {a} in the manifest, the records give {b}", True))
                 break
     curves = learning_curve.contents(parts[0], table) if len(parts) == 1 else {}
-    curves |= transfer.contents(parts)
+    curves |= transfer.contents(parts) | slices.contents(parts)
     for file, content in {**render.contents(table), **curves}.items():
         path = folder / file
         if path.exists() and path.read_text(encoding="utf-8") != content:

@@ -22,10 +22,11 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from benchmark.data.budget import few_shot, of_domains
+from benchmark.data.budget import begun, few_shot, of_domains, of_slices
 from benchmark.data.datamodule import RecDataModule
 from benchmark.data.eval_rows import EvalRows
 from benchmark.data.schema import ITEM_ID, USER_ID, Dataset, SplitData
+from benchmark.data.split import Prequential
 from benchmark.errors import InputError
 from benchmark.evaluation.evaluator import RankingEvaluator
 from benchmark.evaluation.metrics import higher_is_better, parse_metric
@@ -84,9 +85,23 @@ def run_key(spec: RunSpec, data_fingerprint: str, trial: bool = False) -> str:
 
 def budgeted(spec: RunSpec, split: SplitData) -> SplitData:
     """Return the data with the training interactions that a run may learn from."""
+    if START not in spec.stages and spec.train_on is None:
+        return few_shot(split, spec.task, spec.limit_train, spec.sample_seed)
+    earlier = [np.empty(0, np.int64)]
+    start = spec.stages.get(START)
+    while start is not None:
+        earlier.append(_rows_of(start, split))
+        start = start.stages.get(START)
+    return begun(split, _rows_of(spec, split), np.unique(np.concatenate(earlier)))
+
+
+def _rows_of(spec: RunSpec, split: SplitData) -> np.ndarray:
+    """Return the positions, in the training part of ``split``, of what a run learns from."""
     if spec.train_on is not None:
         return of_domains(split, spec.task, dict(spec.train_on), spec.sample_seed)
-    return few_shot(split, spec.task, spec.limit_train, spec.sample_seed)
+    if not isinstance(spec.task.split, Prequential):
+        return np.arange(len(split.train))
+    return of_slices(split, spec.since, spec.task.split.slice)
 
 
 def execute(

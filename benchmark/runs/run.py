@@ -156,6 +156,14 @@ def run(
         _SAID.add(line)
         console.print(line, highlight=False)
     times = expected_seconds(store, planned, expected or {})
+    splits = {experiment.task.split: data}
+
+    def of(spec: RunSpec) -> PreparedData:
+        # what another run begins with may have been trained on an earlier slice
+        if spec.task.split not in splits:
+            splits[spec.task.split] = prepare(spec, runs)
+        return splits[spec.task.split]
+
     with LiveView(console, [p.spec for p in todo], times) as view:
         for item in _claimed(todo, data, store):
             record = store.get(item.key)
@@ -165,7 +173,7 @@ def run(
                 start = time.perf_counter()
                 progress = view.begin(item.spec)
                 mirror = open_mirror(experiment.tracking.wandb, item.spec, item.key, store.root / "wandb")
-                record = execute(item.spec, data, store, [progress], [mirror] if mirror else [])
+                record = execute(item.spec, of(item.spec), store, [progress], [mirror] if mirror else [])
                 close_mirror(mirror, record)
                 view.end(item.spec, record, time.perf_counter() - start)
             records[item.key] = record

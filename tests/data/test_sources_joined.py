@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from benchmark.data.budget import of_domains
+from benchmark.data.budget import begun, of_domains
 from benchmark.data.eval_rows import ranking_rows
 from benchmark.data.schema import DOMAIN, ITEM, ITEM_ID, USER_ID
 from benchmark.data.sources.joined import Joined
@@ -94,7 +94,7 @@ def test_a_judged_domain_is_ranked_alone_and_models_score_all(tmp_path: Path) ->
 
 def test_budgets_of_domains_are_of_their_own_rows_and_nested(tmp_path: Path) -> None:
     data, task = split(joined(tmp_path).load(), LeaveLastOut()), Task(split=LeaveLastOut(), domain="cars")
-    few, more = (of_domains(data, task, {"cars": n, "boats": None}, seed=0).train for n in (5, 11))
+    few, more = (data.train.take(of_domains(data, task, {"cars": n, "boats": None}, seed=0)) for n in (5, 11))
     of_cars = data.of_domains(["cars"])
     assert [int(of_cars[rows.item].sum()) for rows in (few, more)] == [5, 11]
     assert int((~of_cars[few.item]).sum()) == int((~of_cars[data.train.item]).sum())
@@ -103,8 +103,9 @@ def test_budgets_of_domains_are_of_their_own_rows_and_nested(tmp_path: Path) -> 
         return set(zip(rows.user.tolist(), rows.item.tolist(), strict=True))  # type: ignore[attr-defined]
 
     assert pairs(few) < pairs(more) < pairs(data.train)
-    nothing = of_domains(data, task, {}, seed=0)
+    nothing = begun(data, of_domains(data, task, {}, seed=0), of_domains(data, task, {"boats": 4}, seed=0))
     assert len(nothing.train) == 0
-    assert len(nothing.complete_train) == len(data.train)
+    assert len(nothing.catalogue().train) == 4, "what the weights know"
+    assert len(nothing.complete_train) == len(data.train), "what a user did besides is input"
     with pytest.raises(InputError, match="unknown domain 'car'; did you mean 'cars'"):
         of_domains(data, task, {"car": None}, seed=0)

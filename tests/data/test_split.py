@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from benchmark.data.budget import few_shot
+from benchmark.data.budget import few_shot, of_slices
 from benchmark.data.filters import Filters
 from benchmark.data.schema import Dataset, Interactions, SplitData
 from benchmark.data.sources.canonical import canonical
@@ -24,6 +24,7 @@ from benchmark.data.split import (
     ColdUsers,
     LeaveLastOut,
     Predefined,
+    Prequential,
     Ratio,
     SplitSpec,
     Temporal,
@@ -134,6 +135,40 @@ def test_temporal_trains_on_nothing_at_or_after_a_cut(seed: int, span: int, vali
     assert times[0].max() < times[1].min()
     assert times[1].max() < times[2].min()
     assert data.report["test_older_than_train"] == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), span=st.sampled_from([40, 10**9]), slices=st.integers(2, 6))
+def test_slices_follow_each_other_and_know_what_came_before(seed: int, span: int, slices: int) -> None:
+    data = dataset(400, seed=seed, span=span)
+    try:
+        parts = [split(data, Prequential(slices=slices, slice=s, judged=0.6), seed) for s in range(1, slices + 1)]
+    except InputError as error:
+        if "without interactions" not in str(error):
+            raise
+        return
+    judged: list[tuple[Any, ...]] = []
+    for number, now in enumerate(parts, 1):
+        assert now.train.time is not None
+        assert now.valid.time is not None
+        assert now.test.time is not None
+        assert now.train.time.max() < now.valid.time.min()
+        assert now.valid.time.max() < now.test.time.min()
+        before = [row for part in (now.train, now.valid) for row in raw_rows(now, part)]
+        if number > 1:  # all that came before is known, what was judged included
+            assert set(before) == set(all_before)
+        all_before = [*before, *raw_rows(now, now.test)]
+        judged += raw_rows(now, now.test)
+        assert now.items.equals(parts[0].items), "one set of ids for all slices"
+        assert now.report[f"train_ends_{number}"] <= now.valid.time.min()
+    assert sorted([*raw_rows(parts[0], parts[0].train), *raw_rows(parts[0], parts[0].valid), *judged]) == source_rows(
+        data
+    )
+    # what is new since an earlier slice, by its name in the report
+    last = parts[-1]
+    new, old = (of_slices(last, after, upto) for after, upto in ((slices - 1, slices), (None, slices - 1)))
+    assert sorted([*new, *old]) == list(range(len(last.train)))
+    assert raw_rows(last, last.train.take(old)) == raw_rows(parts[-2], parts[-2].train)
 
 
 def test_temporal_shares_are_those_asked_for_where_times_differ() -> None:

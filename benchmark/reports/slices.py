@@ -1,0 +1,133 @@
+"""Prequential evaluation: every row over the slices of time, and their mean; slices.md, .svg, a page's section."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from benchmark.data.split import Prequential
+from benchmark.errors import missing_extra
+from benchmark.evaluation.significance import bootstrap_intervals
+from benchmark.reports.budget_figures import FAINT, INK, spread
+from benchmark.reports.names import title
+from benchmark.reports.page import Section
+from benchmark.reports.page import table as html_table
+from benchmark.reports.part import Part
+from benchmark.reports.report_figures import LOOKS
+from benchmark.runs.record import whole_file
+
+HEADING = "Slice after slice"
+_STYLES = {"retrained": "-", "continued": "--", "static": ":"}
+
+
+def has_slices(parts: Sequence[Part]) -> bool:
+    """Return whether the parts are slices of one prequential split, with results."""
+    sliced = all(isinstance(p.experiment.task.split, Prequential) for p in parts)
+    return len(parts) > 1 and sliced and all(p.outcomes.metrics and p.outcomes.labels for p in parts)
+
+
+def _labels(parts: Sequence[Part]) -> list[str]:
+    """Return the rows that have results in every slice."""
+    return [name for name in parts[0].outcomes.labels if all(name in p.outcomes.labels for p in parts)]
+
+
+def _numbers(parts: Sequence[Part]) -> list[int]:
+    return [p.experiment.task.split.slice for p in parts if isinstance(p.experiment.task.split, Prequential)]
+
+
+def _grid(parts: Sequence[Part], metric: str) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows: each slice with its interval over users, and the mean over all judged users."""
+    rows = []
+    for label in _labels(parts):
+        slices = [p.outcomes.values[label, metric] for p in parts]
+        cells = []
+        for values in [*slices, np.concatenate(slices)]:
+            ((low, high),) = bootstrap_intervals(values[:, None])
+            cells.append(f"{np.nanmean(values):.4f} [{low:.3f}, {high:.3f}]")
+        rows.append([label, *cells])
+    return ["", *(f"slice {n}" for n in _numbers(parts)), "all slices"], rows
+
+
+def _legend(parts: Sequence[Part]) -> str:
+    users = ", ".join(f"{len(p.outcomes.users):,}" for p in parts)
+    return (
+        f"Users judged by slice: {users}. All slices: the mean over the judged users of each slice, who may come again "
+        "in later ones. Intervals are 95 %, by resampling users."
+    )
+
+
+def contents(parts: Sequence[Part]) -> dict[str, str]:
+    """Return what the records give, by name of file: slices.md; nothing without slices."""
+    if not has_slices(parts):
+        return {}
+    out = [f"# {HEADING}", ""]
+    for metric in parts[0].outcomes.metrics:
+        head, rows = _grid(parts, metric)
+        out += [f"## {title(metric)}", "", f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
+        out += [*(f"| {' | '.join(row)} |" for row in rows), ""]
+    return {"slices.md": "\n".join([*out, _legend(parts), ""])}
+
+
+def still(parts: Sequence[Part]) -> str:
+    """Return the first metric over the slices as an SVG, a line a row, named at its end.
+
+    Raises:
+        InputError: Matplotlib is not installed.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise missing_extra("matplotlib", "report") from None
+    metric, x = parts[0].outcomes.metrics[0], _numbers(parts)
+    groups = parts[0].groups
+    with rc_context({"svg.hashsalt": "levelfield", "svg.fonttype": "none", "font.family": "sans-serif"}):
+        canvas = Figure(figsize=(9, 5.4), layout="constrained")
+        axes = canvas.add_subplot()
+        ends = {}
+        for label in _labels(parts):
+            y = [float(np.nanmean(p.outcomes.values[label, metric])) for p in parts]
+            update = parts[0].experiment.models[label].update
+            color = LOOKS[groups[label]][0]
+            axes.plot(x, y, color=color, linestyle=_STYLES[update], marker="o", markersize=4, linewidth=1.8)
+            ends[label] = y[-1], color
+        bottom, top = axes.get_ylim()
+        places = spread({label: y for label, (y, _) in ends.items()}, (top - bottom) / 27)
+        for label, (y, color) in ends.items():
+            axes.annotate(
+                label, (x[-1], y), (x[-1] + 0.12 * (len(x) - 1) / 4, places[label]), color=INK, va="center",
+                fontsize=9.5, annotation_clip=False,
+                arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkB": 4},
+            )  # fmt: skip
+        axes.set_xticks(x, [f"slice {n}" for n in x])
+        axes.set_ylabel(title(metric))
+        head = f"{title(metric)}, slice after slice; solid: retrained, dashed: continued, dotted: static"
+        axes.set_title(head, loc="left", fontsize=11)
+        axes.grid(color=FAINT, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        out = io.StringIO()
+        canvas.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def write(parts: Sequence[Part], folder: Path) -> list[Path]:
+    """Write slices.md, and slices.svg where Matplotlib is installed; nothing without slices."""
+    files = contents(parts)
+    if files and find_spec("matplotlib"):
+        files["slices.svg"] = still(parts)
+    for name, content in files.items():
+        with whole_file(folder / name) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    return [folder / name for name in files]
+
+
+def section(parts: Sequence[Part]) -> Section:
+    """Return the section of a page: a table a metric."""
+    body = [html_table(*_grid(parts, metric), caption=title(metric)) for metric in parts[0].outcomes.metrics]
+    return Section("slices", HEADING, "\n".join([*body, f"<p>{html.escape(_legend(parts))}</p>"]))
