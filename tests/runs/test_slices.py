@@ -29,10 +29,7 @@ def sliced(file: Path, models: str, n: int = 3) -> list[Experiment]:
 
 
 def test_rows_by_way_of_updating(tiny_experiment: Path, tmp_path: Path) -> None:
-    models = (
-        f"  mf: {{{MF}, update: [retrained, static, continued]}}\n  pop: {{class: baselines.popularity.Popularity}}\n"
-    )
-    experiments = sliced(tiny_experiment, models)
+    experiments = sliced(tiny_experiment, f"  mf: {{{MF}, update: [retrained, static, continued]}}\n")
     assert [e.name for e in experiments] == ["tiny-slice-1", "tiny-slice-2", "tiny-slice-3"]
     assert [e.part for e in experiments] == ["slice-1", "slice-2", "slice-3"]
     first, _, last = experiments
