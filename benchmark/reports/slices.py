@@ -98,9 +98,9 @@ def still(parts: Sequence[Part]) -> str:
             ends[label] = y[-1], color
         bottom, top = axes.get_ylim()
         places = spread({label: y for label, (y, _) in ends.items()}, (top - bottom) / 27)
-        for label, (y, color) in ends.items():
+        for label, (last, color) in ends.items():
             axes.annotate(
-                label, (x[-1], y), (x[-1] + 0.12 * (len(x) - 1) / 4, places[label]), color=INK, va="center",
+                label, (x[-1], last), (x[-1] + 0.12 * (len(x) - 1) / 4, places[label]), color=INK, va="center",
                 fontsize=9.5, annotation_clip=False,
                 arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkB": 4},
             )  # fmt: skip
