@@ -25,6 +25,7 @@ class TextEmbedding(Recommender):
 
     batch_kind = "whole"
     group = "content"
+    unseen = frozenset({"users", "items"})
     reads_queries = True
     vectors: Tensor
 

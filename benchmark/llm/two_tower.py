@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from benchmark.llm.pieces import PromptTokens
 from benchmark.llm.prompts import flat_prompts
 from benchmark.llm.templates import Template
 from benchmark.llm.training import LanguageRecommender, LLMConfig
+from benchmark.recommender import ModelConfig, Traits
 
 ALONE = Template(way="pointwise", template="{candidate}", answers=("", ""))  # a text and nothing else
 
@@ -50,6 +52,7 @@ class TwoTower(LanguageRecommender):
 
     Config = TwoTowerConfig
     batch_kind = "sequence"
+    unseen = frozenset({"users", "items"})
     reads_queries = True
     frequency: Tensor
     backbone: Encoder
@@ -73,6 +76,13 @@ class TwoTower(LanguageRecommender):
         count = torch.bincount(torch.from_numpy(catalogue.train.item).long(), minlength=self.n_items) + 1.0
         self.register_buffer("frequency", (count / count.sum()).log(), persistent=False)
         self._items: Tensor | None = None
+
+    @classmethod
+    def traits_of(cls, config: ModelConfig) -> Traits:
+        traits = super().traits_of(config)
+        # as drawn negatives unseen items get vectors of their own, which say no more than that
+        drawn = isinstance(config, TwoTowerConfig) and config.id_embedding and config.negatives > 0
+        return replace(traits, unseen=traits.unseen - {"items"}) if drawn else traits
 
     def encode_items(self, items: Tensor) -> Tensor:
         """Return (m, d) normalised vectors of (m,) item ids."""

@@ -82,6 +82,7 @@ def show_plan(experiment: Experiment, planned: Sequence[Planned], expected: dict
     table = Table(title=f"Plan of {experiment.name}", title_justify="left", box=None, header_style="bold")
     for column in ("model", "class", "seeds", "state", "key"):
         table.add_column(column, overflow="fold")
+    unable = experiment.unable(short=True)
     for label in experiment.models:
         mine = [p for p in planned if p.spec.label == label]
         for state in dict.fromkeys(p.state for p in mine):
@@ -90,8 +91,7 @@ def show_plan(experiment: Experiment, planned: Sequence[Planned], expected: dict
             keys = " ".join(p.key[:8] for p in those)
             table.add_row(label, those[0].spec.class_path, seeds, state, keys)
         if not mine:
-            cannot = f"cannot do a {experiment.task.kind} task"
-            table.add_row(label, experiment.models[label].class_path, "", cannot, "")
+            table.add_row(label, experiment.models[label].class_path, "", unable.get(label, ""), "")
     console.print(table, highlight=False)
     todo = [p for p in planned if p.state in ("to do", "to continue")]
     seconds = [expected.get(p.spec.label) for p in todo]
