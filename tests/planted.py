@@ -75,8 +75,8 @@ def dataset(n_users: int = 120, n_items: int = 80, length: int = 14, seed: int =
 
 
 def planted(kind: str, seed: int = 0) -> tuple[SplitData, Task]:
-    """Return planted data and its task; users 0 and 1 (of one age), item 0 and the items ``TWINS`` and ``OTHER`` are unseen
-    in training.
+    """Return planted data and its task; users 0 and 1 (of one age) and items 0, ``TWINS`` and ``OTHER`` are unseen in
+    training. The vectors "image" tell an item's cluster, with some noise.
 
     ranking: the next item of each walk is to be found among the whole catalogue; preference: a random fifth of the rows
     is to be told apart into likes and dislikes.
@@ -106,12 +106,18 @@ def with_unseen(data: SplitData) -> SplitData:
     assert data.graph is not None
     assert data.links is not None
     entities = [f"e{name}" for name in names]
+    genres = pl.concat([data.items, new])["genres"]
+    cluster = np.array([[text.startswith(w.split()[0]) for w in WORDS] for text in genres], np.float32)
+    image = np.random.default_rng(0).normal(0, 0.3, (len(cluster), 6)).astype(np.float32)
+    image[:, :4] += cluster
+    image[TWINS[1]] = image[TWINS[0]]
     triples = {"head": entities, "relation": ["is_a"] * 3, "tail": ["c0", "c0", "c1"]}
     return replace(
         data,
         items=pl.concat([data.items, new]),
         graph=pl.concat([data.graph, pl.DataFrame(triples)]),
         links=pl.concat([data.links, pl.DataFrame({"item_id": names, "entity_id": entities})]),
+        vectors={"image": image},
     )
 
 

@@ -268,7 +268,10 @@ class Experiment(_Strict):
             return None
         short = f"cannot score unseen {unseen}"
         if unseen not in traits.unseen:
-            return short, f"{name} knows {unseen} by their ids alone and cannot tell unseen ones apart (task.split: {split})"
+            return (
+                short,
+                f"{name} knows {unseen} by their ids alone and cannot tell unseen ones apart (task.split: {split})",
+            )
         cls, config = self._class_and_config(label)
         for role, other in cls.stages_of(config).items():
             path = (*above, (label, role))

@@ -41,8 +41,8 @@ class Collaborative(Pointwise):
     ``max_epochs`` the projection learns from prompts with both, the adapter frozen (``tune_adapter`` lets it go on). A
     head, where there is one, learns in both. Vectors are normalised before the projection (not so in the paper): their
     scale differs a hundredfold from model to model. Selection looks at the second stage only. The collaborative model
-    is a row of the same experiment, trained and kept by the same run store; it stays frozen. Its vectors of unseen items
-    are noise, so that text alone does not place them.
+    is a row of the same experiment, trained and kept by the same run store; it stays frozen. Its vectors of unseen
+    items are noise, beside which the text alone does not place them.
     """
 
     Config: ClassVar[type[ModelConfig]] = CollaborativeConfig

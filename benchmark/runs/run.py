@@ -13,6 +13,7 @@ from rich.table import Table
 
 from benchmark.data.cache import prepare as prepare_dataset
 from benchmark.data.split import split as split_dataset
+from benchmark.data.vectors import with_vectors
 from benchmark.errors import InputError
 from benchmark.evaluation.metrics import parse_metric
 from benchmark.experiment import Experiment, RunSpec, check_columns
@@ -45,6 +46,7 @@ def prepare(experiment: Experiment | RunSpec, runs: str | Path = "runs") -> Prep
     """
     start = time.perf_counter()
     dataset = prepare_dataset(experiment.dataset.source, experiment.dataset.filters, Path(runs) / "data")
+    dataset = with_vectors(dataset, experiment.dataset.vectors)
     split = split_dataset(dataset, experiment.task.split, experiment.split_seed)
     seconds = time.perf_counter() - start
     return PreparedData(dataset, split, dataset.fingerprint(), split.fingerprint(), seconds)
