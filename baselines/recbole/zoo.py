@@ -30,7 +30,9 @@ DRAWS = {"DiffRec", "KGIN", "LDiffRec", "MCCLK"}
 # models that divide by a power of the number of a user's training rows
 DIVIDE_BY_ROWS = {"FISM", "NAIS"}
 # sequential models with a vector for each user, which is a random one for who is unseen
-USER_VECTORS = {"Caser", "DIEN", "DIN", "FPMC", "Fossil", "HGN", "HRM", "NPE", "SHAN", "TransRec"}
+USER_VECTORS = {"Caser", "FPMC", "FOSSIL", "HGN", "HRM", "NPE", "SHAN", "TransRec"}
+# models whose order of items is the same for everybody
+ONE_ORDER = {"LR", "Pop"}
 # what these families understand beside the keys of RecBole's yaml file of the model
 FAMILY_KEYS = {
     "sequential": ("MAX_ITEM_LIST_LENGTH", "load_col", "numerical_features"),
@@ -65,7 +67,7 @@ def traits(name: str) -> Traits:
     groups: dict[str, Group] = {"general": "collaborative", "sequential": "sequential"}
     group: Group = "trivial" if name == "Pop" else groups.get(kind, "content")
     by_history = kind == "sequential" and name not in USER_VECTORS
-    unseen = frozenset({"users"}) if by_history or name == "Pop" else frozenset[str]()
+    unseen = frozenset({"users"}) if by_history or name in ONE_ORDER else frozenset[str]()
     return Traits(group, BOTH if clicks else RANKING, clicks, unseen)
 
 
