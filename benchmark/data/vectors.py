@@ -146,7 +146,7 @@ def _array(path: Path) -> np.ndarray:
 def _lists(path: Path, name: str, column: pl.Series) -> np.ndarray:
     """Return a column of n lists of numbers as (n, d) float32."""
     dtype = column.dtype
-    if not isinstance(dtype, (pl.List, pl.Array)) or not dtype.inner.is_numeric():  # type: ignore[union-attr]
+    if not isinstance(dtype, (pl.List, pl.Array)) or not dtype.inner.is_numeric():
         raise InputError(f"{path}: column '{name}' holds {dtype}, expected lists of numbers")
     lists = column.cast(pl.List(pl.Float32))
     lengths = lists.list.len().to_numpy()

@@ -152,7 +152,7 @@ def flat_prompts(
     chosen_parts = {"all": pieces.parts, "head": pieces.parts[: pieces.cut], "tail": pieces.parts[pieces.cut :]}[
         section
     ]
-    given = {"candidate": candidate, "profile": profile, "candidates": options, "taste": taste}
+    given: dict[str, Any] = {"candidate": candidate, "profile": profile, "candidates": options, "taste": taste}
     given |= dict.fromkeys(LISTS, history)
     for name, _ in chosen_parts:
         if name in given and given[name] is None:
