@@ -75,12 +75,12 @@ def test_a_cold_split_leaves_out_who_knows_nothing_but_ids(tmp_path: Path) -> No
     assert {spec.label for spec in items.specs()} == {"random", "tfidf", "minilm"}
     assert items.unable(short=True)["mf"] == "cannot score unseen items"
     assert items.unable()["mf"] == (
-        "MF knows items by their ids alone and cannot tell unseen ones apart (task.split: cold_items)"
+        "MF goes by the ids of items and cannot tell unseen ones apart (task.split: cold_items)"
     )
     users = cold(tmp_path, "cold_users")
     assert users.unable().keys() == {"mf", "recbole-bpr", "recbole-fm", "collm"}
     assert users.unable()["collm"] == (
-        "Collaborative stands on 'mf', and MF knows users by their ids alone and cannot tell unseen ones apart "
+        "Collaborative stands on 'mf', and MF goes by the ids of users and cannot tell unseen ones apart "
         "(task.split: cold_users)"
     )
     assert not cold(tmp_path, "temporal").unable()
@@ -89,5 +89,5 @@ def test_a_cold_split_leaves_out_who_knows_nothing_but_ids(tmp_path: Path) -> No
 def test_where_nobody_can_one_line_says_so(tmp_path: Path) -> None:
     items = cold(tmp_path, "cold_items")
     alone = items.model_copy(update={"models": {"mf": items.models["mf"]}})
-    with pytest.raises(InputError, match=r"^models\.mf: MF knows items by their ids alone and cannot tell"):
+    with pytest.raises(InputError, match=r"^models\.mf: MF goes by the ids of items and cannot tell"):
         alone.specs()

@@ -270,7 +270,7 @@ class Experiment(_Strict):
         if unseen not in traits.unseen:
             return (
                 short,
-                f"{name} knows {unseen} by their ids alone and cannot tell unseen ones apart (task.split: {split})",
+                f"{name} goes by the ids of {unseen} and cannot tell unseen ones apart (task.split: {split})",
             )
         cls, config = self._class_and_config(label)
         for role, other in cls.stages_of(config).items():
