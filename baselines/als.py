@@ -26,6 +26,7 @@ class ALS(Recommender):
         n_iterations: int = Field(15, gt=0, description="Alternations between users and items.")
 
     batch_kind = "whole"
+    unseen = frozenset({"users"})
     user: Tensor
     item: Tensor
     seed: Tensor

@@ -27,6 +27,7 @@ class Bias(Recommender):
     group = "trivial"
     tasks = frozenset({"ranking", "preference"})
     probability = True
+    unseen = frozenset({"users"})
     item: Tensor
     user: Tensor
     mean: Tensor

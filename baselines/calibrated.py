@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmark.data.batch import Batch, BatchSpec
 from benchmark.data.schema import Catalogue
 from benchmark.errors import InputError
-from benchmark.recommender import ModelConfig, Recommender
+from benchmark.recommender import ModelConfig, Recommender, Traits, unseen_by_all
 
 KNOTS = 256  # places at which an isotonic function is kept
 EDGE = 1e-4  # probabilities nearer to 0 or 1 are not believed
@@ -48,6 +48,10 @@ class Calibrated(Recommender):
         super().__init__(config, catalogue)
         self.register_buffer("line", torch.tensor([1.0, 0.0]))  # slope and intercept of temperature and platt
         self.register_buffer("knots", torch.zeros(2, KNOTS, dtype=torch.float64))  # scores, and their logits
+
+    @classmethod
+    def traits_on(cls, config: ModelConfig, stages: dict[str, Traits]) -> Traits:
+        return replace(cls.traits_of(config), unseen=unseen_by_all(stages))
 
     @classmethod
     def stages_of(cls, config: ModelConfig) -> dict[str, str]:

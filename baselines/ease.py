@@ -20,6 +20,7 @@ class EASE(Recommender):
         l2: float = Field(250.0, gt=0, description="Ridge penalty on the Gram matrix.")
 
     batch_kind = "whole"
+    unseen = frozenset({"users"})
     weight: Tensor
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from benchmark.data.batch import Batch
 from benchmark.errors import InputError
-from benchmark.recommender import ModelConfig, Recommender, Traits
+from benchmark.recommender import ModelConfig, Recommender, Traits, unseen_by_all
 
 OUT = float("-inf")
 
@@ -50,6 +51,10 @@ class Fusion(Recommender):
     def traits_of(cls, config: ModelConfig) -> Traits:
         logit = isinstance(config, FusionConfig) and config.method == "logit"
         return Traits(cls.group, frozenset({"preference" if logit else "ranking"}), probability=logit)
+
+    @classmethod
+    def traits_on(cls, config: ModelConfig, stages: dict[str, Traits]) -> Traits:
+        return replace(cls.traits_of(config), unseen=unseen_by_all(stages))
 
     @classmethod
     def stages_of(cls, config: ModelConfig) -> dict[str, str]:

@@ -23,6 +23,7 @@ class ItemKNN(Recommender):
         weighting: Weighting = Field("none", description="How much a user's interaction counts: none, tfidf or bm25.")
 
     batch_kind = "whole"
+    unseen = frozenset({"users"})
     neighbors: Tensor
     similarity: Tensor
 

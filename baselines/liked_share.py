@@ -28,6 +28,7 @@ class LikedShare(Recommender):
     group = "trivial"
     tasks = frozenset({"preference"})
     probability = True
+    unseen = frozenset({"users"})
     item: Tensor
     mean: Tensor
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from pydantic import Field
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from benchmark.data.batch import Batch
 from benchmark.data.schema import Catalogue
-from benchmark.recommender import ModelConfig, Recommender
+from benchmark.recommender import ModelConfig, Recommender, Traits, unseen_by_all
 
 
 class MarkovChain(Recommender):
@@ -24,6 +26,7 @@ class MarkovChain(Recommender):
 
     group = "sequential"
     batch_kind = "whole"
+    unseen = frozenset({"users"})
     max_history = 1
     popularity: Tensor
     next: Tensor
@@ -41,6 +44,11 @@ class MarkovChain(Recommender):
         self.register_buffer("start", torch.from_numpy(np.searchsorted(pairs, np.arange(n + 1) * n)), persistent=False)
         popularity = torch.from_numpy(np.bincount(train.item, minlength=n)).float()
         self.register_buffer("popularity", popularity, persistent=False)
+
+    @classmethod
+    def traits_on(cls, config: ModelConfig, stages: dict[str, Traits]) -> Traits:
+        traits = cls.traits_of(config)
+        return replace(traits, unseen=traits.unseen & unseen_by_all(stages)) if stages else traits
 
     @classmethod
     def stages_of(cls, config: ModelConfig) -> dict[str, str]:

@@ -16,6 +16,7 @@ class Popularity(Recommender):
     batch_kind = "whole"
     group = "trivial"
     tasks = frozenset({"ranking", "preference"})
+    unseen = frozenset({"users"})
     count: Tensor
 
     def __init__(self, config: ModelConfig, catalogue: Catalogue) -> None:

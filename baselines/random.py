@@ -19,6 +19,7 @@ class RandomScores(Recommender):
     batch_kind = "whole"
     group = "trivial"
     tasks = frozenset({"ranking", "preference"})
+    unseen = frozenset({"users", "items"})
     salt: Tensor
 
     def __init__(self, config: ModelConfig, catalogue: Catalogue) -> None:

@@ -62,6 +62,7 @@ class SASRec(Recommender):
     group = "sequential"
     tasks = frozenset({"ranking", "preference"})
     probability = True
+    unseen = frozenset({"users"})
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)

@@ -25,6 +25,7 @@ class TfIdf(Recommender):
 
     batch_kind = "whole"
     group = "content"
+    unseen = frozenset({"users", "items"})
     reads_queries = True
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:

@@ -23,6 +23,7 @@ class UserKNN(Recommender):
         weighting: Weighting = Field("none", description="How much an item counts: none, tfidf or bm25.")
 
     batch_kind = "whole"
+    unseen = frozenset({"users"})
     items: Tensor
     lengths: Tensor
 

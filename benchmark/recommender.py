@@ -51,11 +51,18 @@ class GradientConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class Traits:
-    """What a configuration of a model is: its place in the table, its tasks, and whether its scores are logits."""
+    """What a configuration of a model is: its place in the table, its tasks, whether its scores are logits, and whom it
+    can score that training does not know (see ``Recommender.unseen``)."""
 
     group: Group
     tasks: frozenset[str]
     probability: bool
+    unseen: frozenset[str] = frozenset()
+
+
+def unseen_by_all(stages: dict[str, Traits]) -> frozenset[str]:
+    """Return which unseen ids all of these models can score, for ``traits_on`` of a model that needs them all."""
+    return frozenset.intersection(*(traits.unseen for traits in stages.values()))
 
 
 class TrainingDiverged(RuntimeError):
@@ -72,6 +79,9 @@ class Recommender(LightningModule):
         group: where the table shows the model.
         tasks: which task kinds the model can do.
         probability: True if ``score`` is a logit of P(like), so that log loss means something.
+        unseen: which ids that training does not know it scores with sense. "users": scores need no id of the user; they
+            follow from history or profile, or are in one order for everybody. "items": texts, features or vectors tell
+            apart two items without any interaction, and ids do not.
         max_history: longest history the model reads; 0 for models that read none (a Config field of that name wins).
         reads_queries: True if ``score`` heeds ``batch.query``, what users ask for in words. An instance may set it.
         pretrain_epochs: so many epochs come before those of the trainer; they count neither for the selection of the
@@ -91,6 +101,7 @@ class Recommender(LightningModule):
     group: ClassVar[Group] = "collaborative"
     tasks: ClassVar[frozenset[str]] = frozenset({"ranking"})
     probability: ClassVar[bool] = False
+    unseen: ClassVar[frozenset[str]] = frozenset()
     max_history: ClassVar[int] = 0
     reads_queries: bool = False
     pretrain_epochs: int = 0
@@ -116,8 +127,8 @@ class Recommender(LightningModule):
 
     @classmethod
     def traits_of(cls, config: ModelConfig) -> Traits:
-        """Return group, tasks and probability; override it only where a hyper-parameter decides them."""
-        return Traits(cls.group, cls.tasks, cls.probability)
+        """Return group, tasks, probability and unseen; override it only where a hyper-parameter decides them."""
+        return Traits(cls.group, cls.tasks, cls.probability, cls.unseen)
 
     @classmethod
     def traits_on(cls, config: ModelConfig, stages: dict[str, Traits]) -> Traits:

@@ -17,7 +17,7 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,11 +29,12 @@ from torch import Tensor
 
 from benchmark.data.batch import Batch, Ragged
 from benchmark.data.datamodule import RecDataModule
+from benchmark.data.eval_rows import EvalRows
 from benchmark.data.schema import SplitData
 from benchmark.data.task import Task
 from benchmark.errors import InputError
 from benchmark.recommender import Recommender
-from tests.planted import planted
+from tests.planted import OTHER, TWINS, planted
 
 ROOT = Path(__file__).parents[1]
 
@@ -230,6 +231,12 @@ class RecommenderContract:
                 batch.user = torch.full_like(batch.user, other.n_users - 1)
                 assert other.score(batch).isfinite().all()
 
+    def test_scores_unseen_items_iff_it_says_so(self, fitted: Fitted) -> None:
+        assert tells_unseen_items_apart(fitted) == ("items" in fitted.model.traits.unseen)
+
+    def test_scores_unseen_users_iff_it_says_so(self, fitted: Fitted) -> None:
+        assert needs_no_user_id(fitted) == ("users" in fitted.model.traits.unseen)
+
     def test_scoring_keeps_nothing(self, fitted: Fitted) -> None:
         """Neither batches nor scores pile up over the users."""
         alive: list[list[weakref.ref[Any]]] = []
@@ -264,6 +271,46 @@ class RecommenderContract:
             assert first["metrics"] == pytest.approx(fitted.metrics, abs=1e-6, nan_ok=True)
         else:
             assert first["metrics"]["auc"] > 0.5 + (self.floor - 0.5) / 2
+
+
+# --- who can score whom ----------------------------------------------------------------------------------------------
+
+
+def tells_unseen_items_apart(fitted: Fitted) -> bool:
+    """Return whether content alone places items that nobody has: equal for twins, and for another item another."""
+    rows = fitted.module.rows("test")
+    batch = rows[rows.all[:24]]
+    candidates = torch.tensor([*TWINS, OTHER]).expand(len(batch), -1)
+    first, second, other = fitted.score(replace(batch, label=None, candidates=candidates)).unbind(1)
+    return alike(first, second) and not alike(first, other)
+
+
+def needs_no_user_id(fitted: Fitted) -> bool:
+    """Return whether unseen users are scored by what they had: equally for equal histories, otherwise for others.
+
+    Or whether everybody gets one order, which asks for nobody.
+    """
+    rows = fitted.module.rows("test")
+    known = rows.all[rows.user > 1]  # 0 and 1 are unseen in training, see tests.planted
+    a = int(known[0])
+    b = next(int(i) for i in known if not _seen(rows, int(i)) & _seen(rows, a))
+    batch = rows[torch.tensor([a, b, a, a, b])]
+    users = torch.cat([torch.tensor([0, 0, 1]), rows.user[[a, b]]])
+    scores = fitted.score(replace(batch, user=users, label=None, candidates=None))
+    of_a, of_b, of_a_again = scores[:3]
+    orders = scores.argsort(dim=1, descending=True, stable=True)
+    return (alike(of_a, of_a_again) and not alike(of_a, of_b)) or bool((orders == orders[0]).all())
+
+
+def _seen(rows: EvalRows, row: int) -> set[int]:
+    seen = rows[torch.tensor([row])].seen
+    assert seen is not None
+    return set(seen.values.tolist())
+
+
+def alike(a: Tensor, b: Tensor) -> bool:
+    """Return whether scores differ by nothing but rounding, in units of how far scores differ at all."""
+    return bool((a - b).abs().max() <= 1e-3 * torch.cat([a, b]).std() + 1e-7)
 
 
 # --- two processes ---------------------------------------------------------------------------------------------------

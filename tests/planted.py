@@ -17,6 +17,7 @@ WORDS = (
     "football goal referee stadium league",
     "ghost haunted vampire graveyard horror",
 )
+TWINS, OTHER = (80, 81), 82  # ids of planted items that nobody has: two of one content, and one of another
 
 
 def dataset(n_users: int = 120, n_items: int = 80, length: int = 14, seed: int = 0) -> Dataset:
@@ -74,7 +75,8 @@ def dataset(n_users: int = 120, n_items: int = 80, length: int = 14, seed: int =
 
 
 def planted(kind: str, seed: int = 0) -> tuple[SplitData, Task]:
-    """Return planted data and its task; user 0, user 1 and item 0 are unseen in training.
+    """Return planted data and its task; users 0 and 1 (of one age) and items 0, ``TWINS`` and ``OTHER`` are unseen in
+    training. The vectors "image" tell an item's cluster, with some noise.
 
     ranking: the next item of each walk is to be found among the whole catalogue; preference: a random fifth of the rows
     is to be told apart into likes and dislikes.
@@ -84,7 +86,39 @@ def planted(kind: str, seed: int = 0) -> tuple[SplitData, Task]:
     else:
         task = Task(kind="preference", split=Ratio(valid=0.1, test=0.2), metrics=("auc", "uauc", "log_loss"))
     data = split(dataset(seed=seed), task.split, seed)
-    return replace(data, train=without(data.train, users=(0, 1), items=(0,))), task
+    users = data.users.with_columns(age=pl.when(pl.int_range(pl.len()) == 1).then(pl.first("age")).otherwise("age"))
+    data = replace(data, users=users, train=without(data.train, users=(0, 1), items=(0,)))
+    return with_unseen(data), task
+
+
+def with_unseen(data: SplitData) -> SplitData:
+    """Return the data with three more items that nobody has: two of one content, and one of another."""
+    content = [(WORDS[0], "twin-1"), (WORDS[0], "twin-2"), (WORDS[1], "other")]
+    words = [text.split() for text, _ in content]
+    names = [name for _, name in content]
+    new = pl.DataFrame(
+        {
+            "item_id": names,
+            "title": [f"The {w[2]} and the {w[3]}" for w in words],
+            "genres": [f"{w[0]}, {w[1]}" for w in words],
+        }
+    )
+    assert data.graph is not None
+    assert data.links is not None
+    entities = [f"e{name}" for name in names]
+    genres = pl.concat([data.items, new])["genres"]
+    cluster = np.array([[text.startswith(w.split()[0]) for w in WORDS] for text in genres], np.float32)
+    image = np.random.default_rng(0).normal(0, 0.3, (len(cluster), 6)).astype(np.float32)
+    image[:, :4] += cluster
+    image[TWINS[1]] = image[TWINS[0]]
+    triples = {"head": entities, "relation": ["is_a"] * 3, "tail": ["c0", "c0", "c1"]}
+    return replace(
+        data,
+        items=pl.concat([data.items, new]),
+        graph=pl.concat([data.graph, pl.DataFrame(triples)]),
+        links=pl.concat([data.links, pl.DataFrame({"item_id": names, "entity_id": entities})]),
+        vectors={"image": image},
+    )
 
 
 def without(rows: Interactions, users: tuple[int, ...], items: tuple[int, ...]) -> Interactions:

@@ -29,6 +29,10 @@ CLICK = {"DIN", "DIEN"}
 DRAWS = {"DiffRec", "KGIN", "LDiffRec", "MCCLK"}
 # models that divide by a power of the number of a user's training rows
 DIVIDE_BY_ROWS = {"FISM", "NAIS"}
+# sequential models with a vector for each user, which is a random one for who is unseen
+USER_VECTORS = {"Caser", "FPMC", "FOSSIL", "HGN", "HRM", "NPE", "SHAN", "TransRec"}
+# models whose order of items is the same for everybody
+ONE_ORDER = {"LR", "Pop"}
 # what these families understand beside the keys of RecBole's yaml file of the model
 FAMILY_KEYS = {
     "sequential": ("MAX_ITEM_LIST_LENGTH", "load_col", "numerical_features"),
@@ -52,12 +56,19 @@ def usable() -> list[str]:
 
 
 def traits(name: str) -> Traits:
-    """Return the place of a model in the table, its tasks, and whether its scores are logits."""
+    """Return the place of a model in the table, its tasks, whether its scores are logits, and whom it can score unseen.
+
+    No model of RecBole parts unseen items by features alone: each adds a vector of the item's id, which is random, or
+    has learned from drawn negatives alone. Histories are read by the sequential models; matrix models score the rows
+    that they were fitted on.
+    """
     kind = family(name)
     clicks = kind in ("context_aware", "exlib") or name in CLICK
     groups: dict[str, Group] = {"general": "collaborative", "sequential": "sequential"}
     group: Group = "trivial" if name == "Pop" else groups.get(kind, "content")
-    return Traits(group, BOTH if clicks else RANKING, clicks)
+    by_history = kind == "sequential" and name not in USER_VECTORS
+    unseen = frozenset({"users"}) if by_history or name in ONE_ORDER else frozenset[str]()
+    return Traits(group, BOTH if clicks else RANKING, clicks, unseen)
 
 
 def is_closed(name: str) -> bool:

@@ -56,6 +56,7 @@ class Dataset:
         steps: what each step of preparation left over.
         clock: what ``timestamp`` is: "time", or "order", a place in the user's own sequence, which tells nothing of
             what other users did earlier or later.
+        vectors: by modality, (n_items, d) float32 vectors of the items, such as of their images; zeros where unknown.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Dataset:
     links: pl.DataFrame | None = None
     steps: tuple[Step, ...] = field(default=())
     clock: str = "time"
+    vectors: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def has_time(self) -> bool:
@@ -108,7 +110,14 @@ class Dataset:
             digest.update(name.encode())
             if frame is not None:
                 update_digest(digest, frame)
+        _update_by_vectors(digest, self.vectors)
         return digest.hexdigest()
+
+
+def _update_by_vectors(digest: hashlib._Hash, vectors: dict[str, np.ndarray]) -> None:
+    for name in sorted(vectors):
+        digest.update(f"{name} {vectors[name].shape}".encode())
+        digest.update(np.ascontiguousarray(vectors[name], "<f4").tobytes())
 
 
 def update_digest(digest: hashlib._Hash, frame: pl.DataFrame) -> None:
@@ -235,6 +244,7 @@ class Catalogue:
         train: the training interactions (never validation or test); under a budget only those it allows.
         graph, links: the knowledge graph of the source, if any.
         cache: folder in which what is derived from texts, such as tokens, is kept between runs; None: nowhere.
+        vectors: by modality, (n_items, d) float32 vectors of the items; zeros where unknown.
     """
 
     n_users: int
@@ -245,6 +255,7 @@ class Catalogue:
     graph: pl.DataFrame | None = None
     links: pl.DataFrame | None = None
     cache: Path | None = None
+    vectors: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -266,6 +277,7 @@ class SplitData:
             predefined split, with the rows that are "known" only. None without either.
         clock: of the dataset: whether the times of two users can be compared.
         learned: of a model that begins with the weights of another run: all that both learn from; else None.
+        vectors: by modality, (n_items, d) float32 vectors of the items; zeros where unknown.
     """
 
     train: Interactions
@@ -281,6 +293,7 @@ class SplitData:
     train_known: Interactions | None = None
     clock: str = "time"
     learned: Interactions | None = None
+    vectors: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def n_users(self) -> int:
@@ -306,7 +319,8 @@ class SplitData:
     def catalogue(self, cache: Path | None = None) -> Catalogue:
         """Return the part of the data that a model may see; ``cache``: see Catalogue."""
         train = self.train if self.learned is None else self.learned
-        return Catalogue(self.n_users, self.n_items, self.items, self.users, train, self.graph, self.links, cache)
+        known = self.items, self.users, train, self.graph, self.links
+        return Catalogue(self.n_users, self.n_items, *known, cache, self.vectors)
 
     def of_domains(self, names: Sequence[str]) -> np.ndarray:
         """Return the (n_items,) mask of the items of some domains of joined data sets.
@@ -332,4 +346,5 @@ class SplitData:
                 digest.update(b"-" if values is None else values.astype(kind, copy=False).tobytes())
         for ids in (self.users[USER_ID], self.items[ITEM_ID]):
             update_digest(digest, ids.to_frame())
+        _update_by_vectors(digest, self.vectors)
         return digest.hexdigest()

@@ -196,6 +196,7 @@ def split(dataset: Dataset, spec: SplitSpec, seed: int = 0) -> SplitData:
         test_known=parts[TEST_KNOWN] if cold else None,
         train_known=train_known,
         clock=dataset.clock,
+        vectors={name: values[item_rows] for name, values in dataset.vectors.items()},
     )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from benchmark.data.filters import Filters
 from benchmark.data.sources import Source
+from benchmark.data.vectors import VectorFile
 
 
 class _Strict(BaseModel):
@@ -49,16 +50,22 @@ class Tracking(_Strict):
 
 
 class DatasetConfig(_Strict):
-    """A source (its settings stand beside ``source``) and the filters applied to it."""
+    """A source (its settings stand beside ``source``), the filters applied to it, and vectors of its items."""
 
     source: Source
     filters: Filters = Filters()
+    vectors: dict[str, VectorFile] = Field(default_factory=dict, description="Files of item vectors, by modality.")
 
     @model_validator(mode="before")
     @classmethod
     def _flat(cls, value: Any) -> Any:
         # in the file the source's settings stand flat beside `source: name`
         if isinstance(value, dict) and isinstance(value.get("source"), str):
-            rest = {k: v for k, v in value.items() if k != "filters"}
-            return {"source": rest, **({"filters": value["filters"]} if "filters" in value else {})}
+            own = {k: v for k, v in value.items() if k in ("filters", "vectors")}
+            return {"source": {k: v for k, v in value.items() if k not in own}, **own}
         return value
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # runs on data without vectors keep their keys
+        return {k: v for k, v in handler(self).items() if k != "vectors" or v}

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 TARGET, OTHERS = "target", "others"  # domains in train_on: the judged one, all that are not named
 START = "start"  # among the stages of a run
 LLM = ("llm-zero-shot", "llm")  # groups of rows that are no baselines
+COLD = {"cold_items": "items", "cold_users": "users"}  # what is unseen in training, by kind of split
 
 
 class _Strict(BaseModel):
@@ -255,10 +256,14 @@ class Experiment(_Strict):
             return self.report.proposed
         return tuple(label for label, group in self.groups().items() if group in LLM)
 
-    def unable(self) -> dict[str, str]:
-        """Return, by label, why a model cannot do the task: its row of the table says so, the others run."""
-        reasons = {label: self._cannot(label, self._traits(label)) for label in self.models}
-        return {label: reason for label, reason in reasons.items() if reason}
+    def unable(self, short: bool = False) -> dict[str, str]:
+        """Return, by label, why a model cannot do the task: its row of the table says so, the others run.
+
+        Args:
+            short: as a cell of the table has room for it.
+        """
+        reasons = {label: self._cannot(label) for label in self.models}
+        return {label: reason[0 if short else 1] for label, reason in reasons.items() if reason}
 
     def only(self, labels: Sequence[str]) -> Experiment:
         """Return the experiment with those of the models that it has, and what they stand on."""
@@ -293,21 +298,40 @@ class Experiment(_Strict):
             below[role] = self._traits(self._stage_label(other, path), path)
         return cls.traits_on(config, below)
 
-    def _cannot(self, label: str, traits: Traits) -> str:
-        """Return why a model of these traits cannot do the task; "" where it can."""
-        if self.task.kind in traits.tasks:
-            return ""
+    def _cannot(self, label: str, above: tuple[tuple[str, str], ...] = ()) -> tuple[str, str] | None:
+        """Return in a few words and in a line why a model cannot do the task, or what it stands on; None where it can.
+
+        ``above`` is as for ``_spec``.
+        """
+        traits, kind = self._traits(label, above), self.task.kind
         name = self.models[label].class_path.rpartition(".")[2]
-        return (
-            f"{name} cannot do a {self.task.kind} task with these settings; it does: {', '.join(sorted(traits.tasks))}"
-        )
+        if kind not in traits.tasks:
+            done = ", ".join(sorted(traits.tasks))
+            short = f"cannot do a {kind} task"
+            return short, f"{name} {short} with these settings; it does: {done}"
+        split, trained = self.task.split.kind, self._train_on(f"models.{label}", self.models[label])
+        unseen, where = COLD.get(split), f"task.split: {split}"
+        if unseen is None and trained is not None and self.task.domain not in dict(trained):
+            unseen, where = "items", f"nothing of {self.task.domain} is in train_on"
+        if unseen is None:
+            return None
+        if unseen not in traits.unseen:
+            long = f"{name} goes by the ids of {unseen} and cannot tell unseen ones apart ({where})"
+            return f"cannot score unseen {unseen}", long
+        cls, config = self._class_and_config(label)
+        for role, other in cls.stages_of(config).items():
+            path = (*above, (label, role))
+            other = self._stage_label(other, path)
+            if reason := self._cannot(other, path):
+                return reason[0], f"{name} stands on '{other}', and {reason[1]}"
+        return None
 
     def _spec(self, label: str, entry: ModelEntry, seed: int, above: tuple[tuple[str, str], ...] = ()) -> RunSpec:
         """Return the spec of one run; ``above`` holds the (label, role) of the models that stand on it."""
         where = f"models.{label}"
         cls, config = self._class_and_config(label)
-        if reason := self._cannot(label, self._traits(label, above)):
-            raise InputError(f"{where}: {reason}")
+        if reason := self._cannot(label, above):
+            raise InputError(f"{where}: {reason[1]}")
         try:
             merged = _merged(self.trainer.model_dump(), entry.trainer)
             trainer = TrainerConfig.model_validate(merged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from benchmark.errors import InputError
 from benchmark.llm.pointwise import Pointwise, PointwiseConfig
 from benchmark.llm.templates import Prompt, Way
 from benchmark.llm.training import factor
-from benchmark.recommender import ModelConfig, Recommender
+from benchmark.recommender import ModelConfig, Recommender, Traits
 
 
 class CollaborativeConfig(PointwiseConfig):
@@ -23,6 +24,9 @@ class CollaborativeConfig(PointwiseConfig):
     text_prompt: Prompt | None = Field(None, description="Template of the first stage; the shipped pointwise one.")
     projection_factor: int = Field(10, gt=0, description="Width of the projection's hidden layer, in vectors.")
     tune_adapter: bool = Field(False, description="The adapter goes on learning in the second stage.")
+    zero_unseen: bool = Field(
+        False, description="Items unseen in training have a vector of zeros, so that their text alone places them."
+    )
 
     @model_validator(mode="after")
     def _stages(self) -> CollaborativeConfig:
@@ -41,11 +45,14 @@ class Collaborative(Pointwise):
     ``max_epochs`` the projection learns from prompts with both, the adapter frozen (``tune_adapter`` lets it go on). A
     head, where there is one, learns in both. Vectors are normalised before the projection (not so in the paper): their
     scale differs a hundredfold from model to model. Selection looks at the second stage only. The collaborative model
-    is a row of the same experiment, trained and kept by the same run store; it stays frozen.
+    is a row of the same experiment, trained and kept by the same run store; it stays frozen. Its vectors of unseen
+    items are noise where it draws negatives, beside which the text does not place them; see ``zero_unseen``.
     """
 
     Config: ClassVar[type[ModelConfig]] = CollaborativeConfig
     way: ClassVar[Way] = "collaborative"
+    known_item: Tensor
+    unseen = frozenset({"users"})
 
     def __init__(self, config: CollaborativeConfig, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
@@ -55,6 +62,14 @@ class Collaborative(Pointwise):
         if self.readers["words"].pieces.answer_ids != self.reader.pieces.answer_ids:
             raise InputError("text_prompt: its answers are other tokens than those of prompt; end both in the same way")
         self.in_words_only = False
+        known = torch.bincount(torch.from_numpy(catalogue.train.item).long(), minlength=self.n_items) > 0
+        self.register_buffer("known_item", known.unsqueeze(1), persistent=False)
+
+    @classmethod
+    def traits_of(cls, config: ModelConfig) -> Traits:
+        traits = super().traits_of(config)
+        able = isinstance(config, CollaborativeConfig) and config.zero_unseen
+        return replace(traits, unseen=traits.unseen | {"items"}) if able else traits
 
     @classmethod
     def stages_of(cls, config: ModelConfig) -> dict[str, str]:
@@ -76,6 +91,8 @@ class Collaborative(Pointwise):
             stage, wanted = self.stage("collaborative", batch)
             user = stage.user_embeddings(wanted)
             items = None if item is None else stage.item_embeddings()[item]
+            if items is not None and self.config.zero_unseen:
+                items = items * self.known_item[item]
         user = self.projection(user if row is None else user[row])
         return (user,) if items is None else (user, self.projection(items))
 

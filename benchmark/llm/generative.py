@@ -71,6 +71,7 @@ class Generative(PromptRecommender):
     Config = GenerativeConfig
     batch_kind = "pointwise"
     way: ClassVar[Way] = "generative"
+    unseen = frozenset({"users", "items"})
     backbone: LanguageModel
 
     def __init__(self, config: GenerativeConfig, catalogue: Catalogue) -> None:

@@ -21,7 +21,7 @@ from benchmark.llm.language_model import LanguageModel
 from benchmark.llm.pieces import LABELS
 from benchmark.llm.prompted import PromptConfig, PromptRecommender
 from benchmark.llm.templates import Template, Way
-from benchmark.recommender import ModelConfig
+from benchmark.recommender import ModelConfig, Traits, unseen_by_all
 
 OUT = float("-inf")
 
@@ -57,6 +57,11 @@ class Listwise(PromptRecommender):
         self.register_buffer("letters", torch.tensor(self.reader.pieces.answer_ids), persistent=False)
         train = catalogue.train
         self._owned = unique_pairs(train.user, train.item, self.n_users, self.n_items)
+
+    @classmethod
+    def traits_on(cls, config: ModelConfig, stages: dict[str, Traits]) -> Traits:
+        # what the first stage cannot place comes into no list
+        return replace(cls.traits_of(config), unseen=unseen_by_all(stages))
 
     @classmethod
     def stages_of(cls, config: ModelConfig) -> dict[str, str]:

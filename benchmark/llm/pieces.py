@@ -46,6 +46,7 @@ class PromptTokens:
         n_tokens: rows of the model's embedding table; for ``{user_embedding}`` and ``{item_embedding}``.
         answer_follows: the model goes on from here: no closing special tokens, and the chat template's turn. Otherwise
             the answer is a text of its own (a seq2seq model's decoder says it).
+        tastes: values that may stand in ``{taste}``.
         answers: words that the model chooses from with one token.
         cache: folder of the token cache, or None.
 
@@ -68,6 +69,7 @@ class PromptTokens:
         time_unit: float | None = None,
         n_tokens: int = 0,
         answer_follows: bool = False,
+        tastes: Sequence[str] = (),
         answers: Sequence[str] = (),
         cache: Path | str | None = None,
     ) -> None:
@@ -91,8 +93,9 @@ class PromptTokens:
         self.ratings = np.unique(np.concatenate([ratings if ratings is not None else [], [0.0, 1.0]]))
         separator, between = _split_blank(template.separator)
         self.separator = self._words(separator, "")
-        entry = parse(template.entry, "entry") if self.empty else []
+        entry = parse(template.entry, "entry") if any(name in self.empty for name in LISTS) else []
         self.entry, _ = self._joined(entry, between, self._entry_slot)
+        self.tastes = self._many(tastes, between) if "taste" in self.empty else None
         separator, between = _split_blank(template.option_separator)
         self.option_separator = self._words(separator, "")
         option = parse(template.option, "option") if "candidates" in template.slots else []
@@ -108,6 +111,9 @@ class PromptTokens:
             for name, table in self.parts
             if name != "profile"
         )
+        if self.tastes is not None and template.taste is not None:  # room is kept for the longest taste too
+            most = template.taste.top * (int(self.tastes.length.max()) + int(self.separator.length[0]))
+            self.fixed += max(most - int(self.empty["taste"].length[0]), 0)
         self.lists_in_tail = any(name in LISTS for name in names[self.cut :])
         self.pool = np.concatenate(self._pool) if self._pool else np.zeros(0, np.int32)
         del self._pool, self._texts, self._item_tables
@@ -138,7 +144,7 @@ class PromptTokens:
         if name == "profile":
             self._profile_lead = lead
             return self._many([profile or self.template.no_profile for profile in profiles], lead)
-        if name in LISTS:
+        if name in (*LISTS, "taste"):
             self.empty[name] = self._words(self.template.no_items, lead)
             return self.empty[name]
         if name == "candidates":

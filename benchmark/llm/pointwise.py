@@ -55,6 +55,7 @@ class Pointwise(PromptRecommender):
     batch_kind = "pointwise"
     tasks = frozenset({"preference", "ranking"})
     probability = True
+    unseen = frozenset({"users", "items"})
     way: ClassVar[Way] = "pointwise"
     answers: Tensor
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.data.batch import Batch
+from benchmark.data.batch import Batch, BatchSpec
 from benchmark.data.schema import Catalogue
 from benchmark.llm.backbone import Kind, check_loading, kind_of, load_tokenizer
 from benchmark.llm.buckets import TOKENS_PER_PASS, length_buckets
@@ -23,6 +24,11 @@ class PromptConfig(LLMConfig):
     prompt: Prompt = Field(default_factory=Prompt, description="Template with named slots.")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of an answer that goes to the other ones.")
     tokens_per_pass: int = Field(TOKENS_PER_PASS, gt=0, description="Tokens scored at once; bounds the memory.")
+
+    @property
+    def longest_history(self) -> int:
+        """Items of a history that are read: those that are listed, or those that a taste is counted over."""
+        return max(self.max_history, self.prompt.taste.history if self.prompt.taste else 0)
 
 
 class PromptRecommender(LanguageRecommender):
@@ -63,7 +69,7 @@ class PromptRecommender(LanguageRecommender):
     def examples(cls, config: Any, catalogue: Catalogue, batch: Batch, n: int) -> list[tuple[str, int, int]]:
         kind = kind_of(config.backbone, config.trust_remote_code)
         reader = cls._reader(config, catalogue, load_tokenizer(config.backbone, config.trust_remote_code), kind)
-        return reader.show(batch.newest(config.max_history), n, **cls.shown(config, catalogue, batch))
+        return reader.show(batch, n, **cls.shown(config, catalogue, batch))
 
     def make_reader(self, template: Template | None = None, answer_length: int = 0) -> Reader:
         """Return the reader of this model's prompts, which leaves ``answer_length`` tokens of the window free."""
@@ -94,12 +100,17 @@ class PromptRecommender(LanguageRecommender):
             config.item_fields,
             n_tokens=n_tokens,
             answer_follows=kind == "decoder",
+            max_history=config.max_history,
             answers=cls.answer_words(config, catalogue, template) if cls.needs_head(config, kind) else (),
         )
 
+    def batch_spec(self) -> BatchSpec:
+        spec = super().batch_spec()
+        return replace(spec, max_history=max(spec.max_history, self.config.longest_history))
+
     def read(self, batch: Batch, **options: Any) -> TokenBatch:
         """Return the prompts of a batch, see ``Reader.read``; it may hold longer histories, for the model's stages."""
-        return self.reader.read(batch.newest(self.config.max_history), **options)
+        return self.reader.read(batch, **options)
 
     def scoring_passes(self, lengths: np.ndarray) -> list[np.ndarray]:
         """Return the rows of passes of like length that hold as many tokens as are scored at once."""

@@ -128,6 +128,7 @@ def flat_prompts(
     profile: np.ndarray | None = None,
     options: np.ndarray | None = None,
     section: Section = "all",
+    taste: np.ndarray | None = None,
 ) -> TokenBatch:
     """Put the tokens of B prompts together; no tokenizer is called, and no loop runs over rows.
 
@@ -143,6 +144,7 @@ def flat_prompts(
         profile: (B,) user ids, for ``{profile}``.
         options: (B, C) item ids, for ``{candidates}``.
         section: all of it, or what stands before the candidate (head), or the rest (tail).
+        taste: (B, top) numbers of values, -1 behind the last, for ``{taste}``.
 
     Raises:
         InputError: a slot's argument is missing, or fixed words and items alone exceed ``max_length`` tokens.
@@ -150,7 +152,8 @@ def flat_prompts(
     chosen_parts = {"all": pieces.parts, "head": pieces.parts[: pieces.cut], "tail": pieces.parts[pieces.cut :]}[
         section
     ]
-    given = {"candidate": candidate, "profile": profile, "candidates": options, **dict.fromkeys(LISTS, history)}
+    given: dict[str, Any] = {"candidate": candidate, "profile": profile, "candidates": options, "taste": taste}
+    given |= dict.fromkeys(LISTS, history)
     for name, _ in chosen_parts:
         if name in given and given[name] is None:
             raise InputError(f"template '{pieces.template.text}': nothing was given for the slot '{name}'")
@@ -181,6 +184,9 @@ def flat_prompts(
         elif name == "candidates":
             assert options is not None
             counts[:, column] = option * options.shape[1] - 1
+        elif name == "taste":
+            assert taste is not None
+            counts[:, column] = np.maximum(2 * (taste >= 0).sum(1) - 1, 1)
     first = offsets_of(counts.ravel())[:-1].reshape(counts.shape)
     start, length = np.zeros(int(counts.sum()), np.int64), np.zeros(int(counts.sum()), np.int64)
 
@@ -200,6 +206,13 @@ def flat_prompts(
                 number = np.broadcast_to(np.arange(options.shape[1]), options.shape)
                 put(place + j, part, {"label": number, "title": options}.get(kind, np.zeros_like(options)))
             put(place[:, 1:] - 1, pieces.option_separator, 0)
+        elif name == "taste":
+            assert taste is not None
+            assert pieces.tastes is not None
+            put(at, table, 0)
+            which, rank = np.nonzero(taste >= 0)
+            put(at[which] + 2 * rank, pieces.tastes, taste[which, rank])
+            put(at[which[rank > 0]] + 2 * rank[rank > 0] - 1, pieces.separator, 0)
         elif name in LISTS:
             put(at, pieces.empty[name], 0)
             chosen = kept[name]

@@ -12,6 +12,7 @@ from benchmark.data.batch import Batch
 from benchmark.data.schema import Catalogue
 from benchmark.data.text import item_texts, user_profiles
 from benchmark.llm.prompts import History, PromptTokens, Section, TokenBatch, flat_prompts
+from benchmark.llm.taste import Tastes
 from benchmark.llm.templates import Template
 
 _SECONDS = ((1e11, 1e-3), (1e8, 1.0))  # newest timestamp from here on -> seconds of a unit
@@ -28,6 +29,7 @@ class Reader:
         item_fields: columns that make an item's text; None: all.
         n_tokens: rows of the model's embedding table; None: of the tokenizer.
         answer_follows, answers: see ``PromptTokens``.
+        max_history: newest items of a history that are listed; None: all that a batch holds.
     """
 
     def __init__(
@@ -41,11 +43,13 @@ class Reader:
         n_tokens: int | None = None,
         answer_follows: bool = False,
         answers: Sequence[str] = (),
+        max_history: int | None = None,
     ) -> None:
-        self.template, self.max_length = template, max_length
+        self.template, self.max_length, self.max_history = template, max_length, max_history
         self.items = item_texts(catalogue.items, item_fields)
         train = catalogue.train
-        self.profiles = user_profiles(catalogue.users) if "profile" in template.slots else []
+        self.profiles = user_profiles(catalogue.users, template.profile) if "profile" in template.slots else []
+        self.tastes = None if template.taste is None else Tastes(catalogue.items, template.taste)
         self.pieces = PromptTokens(
             template,
             tokenizer,
@@ -55,6 +59,7 @@ class Reader:
             time_unit=_time_unit(train.time),
             n_tokens=len(tokenizer) if n_tokens is None else n_tokens,
             answer_follows=answer_follows,
+            tastes=() if self.tastes is None else self.tastes.values,
             answers=answers,
             cache=catalogue.cache,
         )
@@ -89,10 +94,13 @@ class Reader:
             section: all of the prompts, what stands before the candidate, or the rest.
         """
         pieces, user = self._asking(batch)
+        listed = batch if self.max_history is None else batch.newest(self.max_history)
         # what stands behind the candidate is read once a candidate, and holds histories in unusual templates alone
-        history = None if section == "tail" and not self.pieces.lists_in_tail else History.of(batch)
+        history = None if section == "tail" and not self.pieces.lists_in_tail else History.of(listed)
+        taste = self._taste(batch)
         if row is not None:
             user, history = user[row], None if history is None else history.take(row)
+            taste = None if taste is None else taste[row]
         prompts = flat_prompts(
             pieces,
             self.max_length,
@@ -101,12 +109,21 @@ class Reader:
             user,
             None if options is None else options.cpu().numpy(),
             section,
+            taste,
         )
         if section != "tail":
             self.prompts += len(prompts)
             self.prompts_cut += float((prompts.dropped > 0).sum())
             self.history_cut += float(prompts.dropped.sum())
         return prompts
+
+    def _taste(self, batch: Batch) -> np.ndarray | None:
+        """Return (B, top) what the histories of a batch mostly hold; None where no prompt tells it."""
+        if self.tastes is None:
+            return None
+        history = History.of(batch.newest(self.tastes.taste.history))
+        assert history is not None
+        return self.tastes.top(history)
 
     def _asking(self, batch: Batch) -> tuple[PromptTokens, np.ndarray]:
         """Return the pieces, and which of their profiles is that of each row: what a user asks for is a part of it."""

@@ -15,18 +15,28 @@ Way = Literal["pointwise", "collaborative", "listwise", "generative"]
 Language = Literal["english", "chinese"]
 
 LISTS = ("liked", "disliked", "history")
-SLOTS = ("profile", *LISTS, "candidate", "candidates", "question", "user_embedding", "item_embedding")
+SLOTS = ("profile", "taste", *LISTS, "candidate", "candidates", "question", "user_embedding", "item_embedding")
 ENTRY_SLOTS = ("title", "rating", "time")
 OPTION_SLOTS = ("label", "title")
+
+
+class Taste(BaseModel):
+    """What ``{taste}`` tells: the most frequent values of an item column among what the user liked before."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    column: str = Field(description="Item column: lists, text with commas such as genres, or years, told by decade.")
+    top: int = Field(3, ge=1, description="Values that are told.")
+    history: int = Field(50, ge=1, description="Newest items that are counted; more than those that are listed.")
 
 
 class Prompt(BaseModel):
     """What a model is asked. What is left out is taken from the shipped template of the language.
 
-    Slots of ``template``: ``{profile}`` of the user; ``{liked}``, ``{disliked}``, ``{history}`` (both) items of the
-    history, oldest first; ``{candidate}`` item; ``{candidates}``, the options of a list-wise prompt; ``{question}``;
-    ``{user_embedding}`` and ``{item_embedding}``, the vectors of a collaborative model. Each may stand once. Literal
-    braces are doubled.
+    Slots of ``template``: ``{profile}`` of the user; ``{taste}``, what the history mostly holds; ``{liked}``,
+    ``{disliked}``, ``{history}`` (both) items of the history, oldest first; ``{candidate}`` item; ``{candidates}``, the
+    options of a list-wise prompt; ``{question}``; ``{user_embedding}`` and ``{item_embedding}``, the vectors of a
+    collaborative model. Each may stand once. Literal braces are doubled.
 
     Raises:
         InputError: an unknown or repeated slot, or a template that is no format string.
@@ -44,6 +54,8 @@ class Prompt(BaseModel):
     option_separator: str | None = Field(None, description="Stands between the options.")
     no_profile: str | None = Field(None, description="Stands for the profile of a user of whom nothing is known.")
     no_items: str | None = Field(None, description="Stands for a history without items.")
+    profile: tuple[str, ...] | None = Field(None, description="User columns of {profile}; all by default.")
+    taste: Taste | None = Field(None, description="What {taste} tells of the history.")
     time: str | None = Field(None, description="How {time} is written (strftime); months are the finest unit.")
     ratings: dict[float, str] | None = Field(None, description="Words for ratings; others are written as numbers.")
     answers: tuple[str, str] | None = Field(None, description="The words for yes and no, one token each.")
@@ -84,6 +96,10 @@ class Prompt(BaseModel):
                     f"template '{template.text}': nothing fills the slot '{slot}' of a {way} prompt; "
                     f"it may hold: {', '.join(sorted(ALLOWED[way] | {'question'}))}"
                 )
+        if ("taste" in slots) != (self.taste is not None):
+            raise InputError(
+                f"template '{template.text}': the slot {{taste}} and prompt.taste, which fills it, go together"
+            )
         for slot in sorted(NEEDED[way] - set(slots)):
             raise InputError(f"template '{template.text}': a {way} prompt needs the slot '{{{slot}}}'")
         return template
@@ -107,6 +123,8 @@ class Template:
     time: str = "%B %Y"
     ratings: Mapping[float, str] | None = None
     chat: bool | None = None
+    profile: tuple[str, ...] | None = None
+    taste: Taste | None = None
 
     @property
     def text(self) -> str:
@@ -127,6 +145,7 @@ class Template:
         history: Sequence[str] = (),
         liked: Sequence[bool] | None = None,
         candidate: str = "",
+        taste: Sequence[str] = (),
     ) -> str:
         """Return the text of one prompt, without white space at its end; prompts are never made of it.
 
@@ -135,6 +154,7 @@ class Template:
             history: texts of its entries, oldest first.
             liked: whether each was liked; None: all were.
             candidate: item text.
+            taste: values that the history mostly holds.
         """
         flags = [True] * len(history) if liked is None else liked
         chosen = {
@@ -142,6 +162,7 @@ class Template:
             "disliked": [text for text, flag in zip(history, flags, strict=True) if not flag],
             "history": list(history),
         }
+        chosen["taste"] = list(taste)
         values = {name: self.separator.join(texts) or self.no_items for name, texts in chosen.items()}
         return self.text.format(profile=profile or self.no_profile, candidate=candidate, **values).rstrip()
 
@@ -176,7 +197,7 @@ def parse(template: str, what: str = "template") -> list[tuple[str, str]]:
     return parts
 
 
-_HISTORY = frozenset({"profile", *LISTS})
+_HISTORY = frozenset({"profile", "taste", *LISTS})
 NEEDED: dict[Way, frozenset[str]] = {
     "pointwise": frozenset({"candidate"}),
     "collaborative": frozenset({"candidate", "user_embedding", "item_embedding"}),

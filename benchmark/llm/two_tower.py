@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from benchmark.data.batch import Batch
 from benchmark.data.schema import DOMAIN, Catalogue
 from benchmark.data.text import item_texts
+from benchmark.data.vectors import chosen
 from benchmark.errors import InputError
+from benchmark.llm.adapters import Peft
 from benchmark.llm.encoder import Encoder, Pooling
 from benchmark.llm.pieces import PromptTokens
 from benchmark.llm.prompts import flat_prompts
 from benchmark.llm.templates import Template
 from benchmark.llm.training import LanguageRecommender, LLMConfig
+from benchmark.recommender import ModelConfig, Traits
 
 ALONE = Template(way="pointwise", template="{candidate}", answers=("", ""))  # a text and nothing else
 
@@ -31,7 +35,12 @@ class TwoTowerConfig(LLMConfig):
     negatives: int = Field(0, ge=0, description="Items drawn for each batch beside its own, uniformly.")
     max_history: int = Field(20, gt=0, description="Newest items of a history that are read.")
     max_length: int = Field(64, gt=2, description="Most tokens of an item's text; its end is cut.")
-    item_fields: tuple[str, ...] | None = Field(None, description="Columns that make the text; all by default.")
+    item_fields: tuple[str, ...] | None = Field(
+        None, description="Columns that make the text; all by default; []: no text, vectors alone."
+    )
+    vectors: tuple[str, ...] = Field(
+        (), description="Vectors of dataset.vectors that are added to the text's, by name."
+    )
     pooling: Pooling | None = Field(None, description="mean, cls or last; the model's own by default.")
     temperature: float = Field(0.07, gt=0, description="Divides the cosine.")
     adversarial: float = Field(
@@ -40,6 +49,20 @@ class TwoTowerConfig(LLMConfig):
     id_embedding: bool = Field(
         False, description="Add a trained vector of its own to each item's text, starting at 0; new items have none."
     )
+    popularity: bool = Field(
+        True, description="Add a learned multiple of the log training frequency, which puts unseen items last."
+    )
+
+    @model_validator(mode="after")
+    def _something_to_read(self) -> TwoTowerConfig:
+        if self.item_fields == () and not self.vectors:
+            raise ValueError("item_fields: [] leaves nothing to read; name vectors")
+        if self.zero_shot and self.vectors:
+            raise ValueError("zero_shot: what projects the vectors has to be trained")
+        return self
+
+    def used_peft(self) -> Peft:
+        return Peft(kind="frozen") if self.item_fields == () else super().used_peft()
 
 
 class _Reversed(torch.autograd.Function):
@@ -61,13 +84,16 @@ class TwoTower(LanguageRecommender):
     by a learned rate, through a residual linear layer, normalised. The score is u.e / temperature, plus a learned
     multiple of the item's log training frequency. Every position of a training history predicts its item among the
     distinct items of the batch and ``negatives`` items drawn uniformly, with the log-Q correction for how likely each
-    of them is to be there. Each item is encoded once a step, and once an evaluation. Zero-shot, a user is the mean with
-    the rate at its first value, and the frequency counts nothing. ``adversarial`` adds the loss of a critic of
-    the items' domains whose gradient is reversed (domain-adversarial training), over all items of the batch.
+    of them is to be there. With ``vectors``, what a learned linear layer makes of each standardised vector of an item
+    is added to its text's vector before it is normalised (late fusion). Each item is encoded once a step, and once an
+    evaluation. Zero-shot, a user is the mean with the rate at its first value, and the frequency counts nothing.
+    ``adversarial`` adds the loss of a critic of the items' domains whose gradient is reversed (domain-adversarial
+    training), over all items of the batch.
     """
 
     Config = TwoTowerConfig
     batch_kind = "sequence"
+    unseen = frozenset({"users", "items"})
     reads_queries = True
     frequency: Tensor
     domain: Tensor
@@ -76,15 +102,27 @@ class TwoTower(LanguageRecommender):
     def __init__(self, config: TwoTowerConfig, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
         self.backbone = Encoder(config.backbone, config.used_peft(), config.loading(), pooling=config.pooling)
-        texts = item_texts(catalogue.items, config.item_fields)
-        self.pieces = PromptTokens(ALONE, self.backbone.tokenizer, texts, cache=catalogue.cache)
+        self.reads_queries = config.item_fields != ()
         self.max_length = min(config.max_length, self.backbone.max_length)
-        self.n_cut = self.pieces.cut_candidates(self.max_length)
+        self.n_cut = 0
+        if self.reads_queries:
+            texts = item_texts(catalogue.items, config.item_fields)
+            self.pieces = PromptTokens(ALONE, self.backbone.tokenizer, texts, cache=catalogue.cache)
+            self.n_cut = self.pieces.cut_candidates(self.max_length)
         size = self.backbone.hidden_size
+        self.fused = nn.ModuleList()
+        for name, values in chosen(catalogue, config.vectors).items():
+            self.register_buffer(f"given_{name}", torch.from_numpy(values), persistent=False)
+            layer = nn.Linear(values.shape[1], size, bias=False)
+            # beside a text it starts as the text alone
+            nn.init.normal_(layer.weight, std=0.0 if self.reads_queries else values.shape[1] ** -0.5)
+            self.fused.append(layer)
         self.project = nn.Linear(size, size, bias=False)
         nn.init.zeros_(self.project.weight)  # starts as the plain mean of the history
         self.decay = nn.Parameter(torch.tensor(-2.0))
-        self.popularity = nn.Parameter(torch.tensor(0.0 if config.zero_shot else 0.5))
+        self.popularity = nn.Parameter(
+            torch.tensor(0.5 if config.popularity and not config.zero_shot else 0.0), requires_grad=config.popularity
+        )
         self.nobody = nn.Parameter(torch.full((size,), size**-0.5))  # a user without history
         self.id = nn.Embedding(self.n_items, size) if config.id_embedding else None
         if self.id is not None:
@@ -99,16 +137,32 @@ class TwoTower(LanguageRecommender):
         self._items: Tensor | None = None
 
     @classmethod
+    def traits_of(cls, config: ModelConfig) -> Traits:
+        traits = super().traits_of(config)
+        # as drawn negatives unseen items get vectors of their own, which say no more than that
+        drawn = isinstance(config, TwoTowerConfig) and config.id_embedding and config.negatives > 0
+        return replace(traits, unseen=traits.unseen - {"items"}) if drawn else traits
+
+    @classmethod
     def check(cls, config: Any, catalogue: Catalogue) -> None:
         super().check(config, catalogue)
+        chosen(catalogue, config.vectors)
         if config.adversarial and DOMAIN not in catalogue.items.columns:
             raise InputError(f"adversarial: the items have no '{DOMAIN}'; only joined data sets have several")
 
     def encode_items(self, items: Tensor) -> Tensor:
         """Return (m, d) normalised vectors of (m,) item ids."""
-        prompts = flat_prompts(self.pieces, self.max_length, candidate=items.cpu().numpy().astype(np.int64))
-        text = F.normalize(self.backbone.encode_all(prompts), dim=-1)
-        return text if self.id is None else F.normalize(text + self.id(items), dim=-1)
+        parts = []
+        if self.reads_queries:
+            prompts = flat_prompts(self.pieces, self.max_length, candidate=items.cpu().numpy().astype(np.int64))
+            parts.append(F.normalize(self.backbone.encode_all(prompts), dim=-1))
+        for name, layer in zip(self.config.vectors, self.fused, strict=True):
+            parts.append(layer(getattr(self, f"given_{name}")[items]))
+        if self.id is not None:
+            parts.append(self.id(items))
+        if len(parts) == 1 and self.reads_queries:
+            return parts[0]
+        return F.normalize(torch.stack(parts).sum(0), dim=-1)
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Return (B, d) normalised vectors of B texts that are no items."""
@@ -168,7 +222,7 @@ class TwoTower(LanguageRecommender):
         weight = weight / weight.sum(1, keepdim=True).clamp(min=1e-12)
         mean = torch.einsum("bl,bld->bd", weight, table[batch.history])
         empty = (batch.history_length == 0).unsqueeze(1)
-        if batch.query is not None:  # what is asked for weighs as much as all the history
+        if batch.query is not None and self.reads_queries:  # what is asked for weighs as much as all the history
             asked = self.encode_texts(batch.query)
             mean, empty = torch.where(empty, asked, (F.normalize(mean, dim=-1) + asked) / 2), torch.zeros_like(empty)
         user = self._user(torch.where(empty, self.nobody, mean))

@@ -22,7 +22,7 @@ def show_prompts(experiment: Experiment, data: PreparedData, n: int, console: Co
     for spec in experiment.specs()[:: len(experiment.seeds)]:
         try:
             catalogue = data.split.catalogue()
-            reads = max(getattr(spec.config, "max_history", 10), 1)
+            reads = getattr(spec.config, "longest_history", max(getattr(spec.config, "max_history", 10), 1))
             rows = RecDataModule(data.split, spec.task, BatchSpec("pointwise", max_history=reads)).rows("valid")
             examples = spec.model_class().examples(spec.config, catalogue, example_rows(rows, rows.all[:n]), n)
         except InputError as error:

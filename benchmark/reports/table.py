@@ -120,7 +120,7 @@ def build(parts: Sequence[Part]) -> ComparisonTable:
 def _columns_of(p: Part, dataset: str) -> tuple[list[Column], dict[str, list[Cell]], list[str]]:
     """Return a part's columns, the cells of each label, and the metrics in which rows were compared."""
     experiment, metrics = p.experiment, p.experiment.task.metrics
-    costs, measured, unable = experiment.report.costs, experiment.report.measured, experiment.unable()
+    costs, measured, unable = experiment.report.costs, experiment.report.measured, experiment.unable(short=True)
     columns = [
         Column(dataset, m, title(m), "metric", lower=not higher_is_better(parse_metric(m).name)) for m in metrics
     ]
@@ -142,7 +142,7 @@ def _columns_of(p: Part, dataset: str) -> tuple[list[Column], dict[str, list[Cel
             ]
             continue
         failed = any(r is not None and r.status == "failed" for r in p.by_label[label])
-        reason = f"cannot do a {experiment.task.kind} task" if label in unable else "failed" if failed else "not run"
+        reason = unable.get(label, "failed" if failed else "not run")
         by_label[label] = [Cell(reason=reason)] * empty
     _rank(by_label, metrics)
     compared = []

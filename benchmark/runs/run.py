@@ -13,6 +13,7 @@ from rich.table import Table
 
 from benchmark.data.cache import prepare as prepare_dataset
 from benchmark.data.split import split as split_dataset
+from benchmark.data.vectors import with_vectors
 from benchmark.errors import InputError
 from benchmark.evaluation.metrics import parse_metric
 from benchmark.experiment import START, Experiment, RunSpec, check_columns
@@ -45,6 +46,7 @@ def prepare(experiment: Experiment | RunSpec, runs: str | Path = "runs") -> Prep
     """
     start = time.perf_counter()
     dataset = prepare_dataset(experiment.dataset.source, experiment.dataset.filters, Path(runs) / "data")
+    dataset = with_vectors(dataset, experiment.dataset.vectors)
     split = split_dataset(dataset, experiment.task.split, experiment.split_seed)
     seconds = time.perf_counter() - start
     return PreparedData(dataset, split, dataset.fingerprint(), split.fingerprint(), seconds)
@@ -82,6 +84,7 @@ def show_plan(experiment: Experiment, planned: Sequence[Planned], expected: dict
     table = Table(title=f"Plan of {experiment.name}", title_justify="left", box=None, header_style="bold")
     for column in ("model", "class", "seeds", "state", "key"):
         table.add_column(column, overflow="fold")
+    unable = experiment.unable(short=True)
     for label in experiment.models:
         mine = [p for p in planned if p.spec.label == label]
         for state in dict.fromkeys(p.state for p in mine):
@@ -90,8 +93,7 @@ def show_plan(experiment: Experiment, planned: Sequence[Planned], expected: dict
             keys = " ".join(p.key[:8] for p in those)
             table.add_row(label, those[0].spec.class_path, seeds, state, keys)
         if not mine:
-            cannot = f"cannot do a {experiment.task.kind} task"
-            table.add_row(label, experiment.models[label].class_path, "", cannot, "")
+            table.add_row(label, experiment.models[label].class_path, "", unable.get(label, ""), "")
     console.print(table, highlight=False)
     todo = [p for p in planned if p.state in ("to do", "to continue")]
     seconds = [expected.get(p.spec.label) for p in todo]

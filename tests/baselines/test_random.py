@@ -14,6 +14,12 @@ class TestRandomScores(RecommenderContract):
     tasks = ("ranking", "preference")
     floor = 0.4
 
+    def test_scores_unseen_items_iff_it_says_so(self, fitted) -> None:  # type: ignore[no-untyped-def, override]
+        """It says so, as the floor of every protocol: to chance all ids are the same."""
+        assert fitted.model.traits.unseen == {"users", "items"}
+
+    test_scores_unseen_users_iff_it_says_so = test_scores_unseen_items_iff_it_says_so
+
 
 def test_seeds_differ_and_scores_are_uniform() -> None:
     data, task = planted("ranking")

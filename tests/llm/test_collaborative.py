@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning import Callback
+from lightning import Callback, Trainer
 
 from baselines.ease import EASE
 from baselines.lightgcn import LightGCN
@@ -20,7 +20,7 @@ from benchmark.data.schema import Catalogue
 from benchmark.errors import InputError
 from benchmark.llm.collaborative import Collaborative
 from benchmark.recommender import ModelConfig, Recommender
-from tests.contract import RecommenderContract, fit
+from tests.contract import Fitted, RecommenderContract, fit, tells_unseen_items_apart
 from tests.llm.tiny import tiny, tiny_bert
 from tests.planted import planted
 
@@ -39,6 +39,7 @@ CONFIG = {
     "schedule": "constant",
     "text_epochs": 1,
     "max_history": 4,
+    "zero_unseen": True,  # with labelled rows alone, as here, they are zero anyway
 }
 
 
@@ -56,6 +57,18 @@ class TestDecoder(RecommenderContract):
 
 class TestEncoder(TestDecoder):
     config = {**CONFIG, "backbone": tiny_bert(), "max_length": 100}
+
+
+def test_vectors_that_sank_as_drawn_negatives_are_noise_beside_the_text() -> None:
+    data, task = planted("ranking")
+    told = {}
+    for zero in (False, True):
+        config = Collaborative.Config(**{**CONFIG, "backbone": tiny_bert(), "max_length": 100, "zero_unseen": zero})
+        model = Collaborative(config, data.catalogue())
+        model.attach({"collaborative": trained(MF, "ranking")})
+        fitted = Fitted(model, RecDataModule(data, task, model.batch_spec()), Trainer(logger=False), {})
+        told[zero] = tells_unseen_items_apart(fitted), "items" in model.traits.unseen
+    assert told == {False: (False, False), True: (True, True)}
 
 
 class Means(Recommender):

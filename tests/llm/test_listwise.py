@@ -52,6 +52,10 @@ class TestListwise(RecommenderContract):
         assert bool((listed.sum(1) == 8).all())
         assert bool((first[listed].view(-1, 8).min(1).values >= first[~listed].view(-1, 4).max(1).values).all())
 
+    def test_scores_unseen_users_iff_it_says_so(self, fitted) -> None:  # type: ignore[no-untyped-def, override]
+        """As its first stage does. The order of a list is drawn for each user, so that no two read the same one."""
+        assert fitted.model.traits.unseen == ease().traits.unseen == {"users"}
+
 
 class TestSeq2Seq(TestListwise):
     config = {**CONFIG, "backbone": tiny("t5")}

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from benchmark.data.batch import Batch
+from benchmark.data.vectors import standardised
+from benchmark.errors import InputError
 from benchmark.llm.prompts import flat_prompts
 from benchmark.llm.training import ADAPTER
 from benchmark.llm.two_tower import TwoTower
@@ -24,6 +26,12 @@ class TestTwoTower(RecommenderContract):
     config = {"backbone": tiny_bert(), "learning_rate": 0.01, "batch_size": 32}
     epochs = 8
     floor = 0.75
+
+
+class TestVectorsAlone(RecommenderContract):
+    model = TwoTower
+    config = {**TestTwoTower.config, "item_fields": [], "vectors": ["image"], "popularity": False}
+    floor = 0.6
 
 
 class TestWithDrawnNegativesAndIds(RecommenderContract):
@@ -189,3 +197,35 @@ def test_the_critic_keeps_the_texts_from_telling_the_domain() -> None:
         surprise[weight] = -float(np.log(p[np.arange(len(domain)), domain]).mean())
     told = {weight: np.log(2) - value for weight, value in surprise.items()}  # nats a probe knows of the domain
     assert told[5.0] < 0.8 * told[0.0], told
+
+
+def test_vectors_are_added_to_the_text_by_a_learned_layer_that_starts_at_nothing() -> None:
+    data, _ = planted("ranking")
+    catalogue, every = data.catalogue(), torch.arange(data.n_items)
+    with quiet(), torch.no_grad():
+        text = TwoTower(TwoTower.Config(backbone=tiny_bert()), catalogue).eval()
+        fused = TwoTower(TwoTower.Config(backbone=tiny_bert(), vectors=["image"]), catalogue).eval()
+        fused.backbone.load_state_dict(text.backbone.state_dict())
+        torch.testing.assert_close(fused.encode_items(every), text.encode_items(every))
+        fused.fused[0].weight.normal_()
+        image = torch.from_numpy(standardised(data.vectors["image"])) @ fused.fused[0].weight.T
+        expected = torch.nn.functional.normalize(text.encode_items(every) + image, dim=-1)
+        torch.testing.assert_close(fused.encode_items(every), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_popularity_frequency_orders_nothing() -> None:
+    data, task = planted("ranking")
+    config = {"backbone": tiny_bert(), "item_fields": [], "vectors": ["image"], "popularity": False}
+    model = fit(TwoTower, config, data, task, epochs=2, test=False).model
+    assert float(model.popularity) == 0
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"project.weight", "decay", "nobody", "fused.0.weight"}
+
+
+def test_vectors_that_cannot_be_read() -> None:
+    with pytest.raises(ValueError, match=r"item_fields: \[\] leaves nothing to read; name vectors"):
+        TwoTower.Config(item_fields=[])
+    with pytest.raises(ValueError, match="zero_shot: what projects the vectors has to be trained"):
+        TwoTower.Config(zero_shot=True, vectors=["image"])
+    with pytest.raises(InputError, match="vectors: the data has no vectors 'sound'"):
+        TwoTower.check(TwoTower.Config(backbone=tiny_bert(), vectors=["sound"]), planted("ranking")[0].catalogue())

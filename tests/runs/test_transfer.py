@@ -53,25 +53,24 @@ def test_a_model_becomes_a_row_a_way(tmp_path: Path) -> None:
 
 
 def test_each_domain_is_learned_once_and_zero_shot_is_its_model(tmp_path: Path) -> None:
-    sasrec = "class: baselines.sasrec.SASRec, embedding_size: 8, trainer: {max_epochs: 2}"
-    experiments = load_all(write(tmp_path, f"  sasrec: {{{sasrec}, transfer: {{sources: [cars], joint: false}}}}\n"))
+    experiments = load_all(write(tmp_path, f"  tower: {{{TOWER}, transfer: {{sources: [cars], joint: false}}}}\n"))
     store = RunStore(tmp_path / "runs")
     records = [run(experiment, store.root) for experiment in experiments]
     assert {r.status for of_one in records for r in of_one} == {"finished"}
     data = prepare(experiments[0], store.root)
-    zero, source = (e.spec(label, 0) for e, label in zip(experiments, ("sasrec-from-cars-0", "sasrec"), strict=True))
+    zero, source = (e.spec(label, 0) for e, label in zip(experiments, ("tower-from-cars-0", "tower"), strict=True))
     moved, original = (load_model(spec, data, store) for spec in (zero, source))
     for name, value in original.state_dict().items():
         assert torch.equal(moved.state_dict()[name], value), name
-    record = next(r for r in records[0] if r.label == "sasrec-from-cars-0")
+    record = next(r for r in records[0] if r.label == "tower-from-cars-0")
     assert record.epochs == 0
     assert record.metrics["valid"].keys() >= {"ndcg@3", "auc"}
     assert record.test_reads == 1
 
     parts = [part(e, of_one, store) for e, of_one in zip(experiments, records, strict=True)]
-    found = {(c.source, c.target, c.budget): c for c in transfer.ways(parts, "sasrec", "ndcg@3")}
+    found = {(c.source, c.target, c.budget): c for c in transfer.ways(parts, "tower", "ndcg@3")}
     values = parts[0].outcomes.values
-    gain = np.mean(values["sasrec-from-cars", "ndcg@3"]) - np.mean(values["sasrec", "ndcg@3"])
+    gain = np.mean(values["tower-from-cars", "ndcg@3"]) - np.mean(values["tower", "ndcg@3"])
     cell = found["cars", "boats", None]
     assert cell.gain == pytest.approx(gain)
     assert cell.low is not None
@@ -80,11 +79,19 @@ def test_each_domain_is_learned_once_and_zero_shot_is_its_model(tmp_path: Path) 
     assert found["alone", "boats", None].gain is None
     text = transfer.markdown(parts)
     assert f"{cell.value:.4f} ({cell.gain:+.4f}" in text
-    assert text.count("## sasrec") == 2
+    assert text.count("## tower") == 2
     svg = transfer.still(parts)
     assert svg.startswith("<?xml")
     assert "from cars" in svg
     assert transfer.still(parts) == svg, "the same bytes whenever it is drawn"
+
+
+def test_a_model_of_ids_says_that_it_cannot_serve_items_it_has_not_seen(tmp_path: Path) -> None:
+    mf = "  mf: {class: baselines.mf.MF, transfer: {budgets: [0, 7], sources: [cars], joint: false}}\n"
+    (boats,) = load_all(write(tmp_path, mf, "[boats]"))
+    assert boats.unable(short=True) == {"mf-from-cars-0": "cannot score unseen items"}
+    assert "nothing of boats is in train_on" in boats.unable()["mf-from-cars-0"]
+    assert "mf-from-cars-7" in {spec.label for spec in boats.specs()}
 
 
 @pytest.mark.parametrize(

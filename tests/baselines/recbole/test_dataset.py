@@ -114,7 +114,7 @@ def test_the_joint_graph_holds_both_directions_and_the_triples(catalogue: Catalo
         ("FM", {"numerical_features": ["genres"]}, {}, "'numerical_features': 'genres' is String, expected numbers"),
         ("FM", {"numerical_features": ["hight"]}, {}, "'numerical_features': 'hight' is no feature that the model"),
         ("NCL", {"num_clusters": 500}, {}, "found num_clusters 500, expected at most the number of users and of items"),
-        ("RaCT", {"metrics_k": 100}, {}, "found metrics_k 100, expected at most the 80 items"),
+        ("RaCT", {"metrics_k": 100}, {}, "found metrics_k 100, expected at most the 83 items"),
         ("SASRec", {}, {"time": None}, "RecBole's SASRec needs timestamps, which the data does not have"),
         ("DGCF", {}, {}, "RecBole's DGCF: train_batch_size 2048 is too large for the data"),
         ("XGBoost", {"load_col": {"item": ["genres"]}}, {}, "reads one value a feature; 'genres' has several"),

@@ -11,7 +11,7 @@ from lightning import seed_everything
 
 from baselines.recbole import RecBole, compat, zoo
 from benchmark.experiment import load_all
-from tests.contract import fit, quiet
+from tests.contract import fit, needs_no_user_id, quiet, tells_unseen_items_apart
 from tests.planted import planted
 
 ROOT = Path(__file__).parents[3]
@@ -68,6 +68,8 @@ def test_trains_scores_and_comes_back(name: str, kind: str, tmp_path: Path) -> N
     assert scores.isfinite().all()
     if kind == "ranking":
         assert (scores.amax(1) > scores.amin(1)).any()  # it tells items apart
+        assert needs_no_user_id(fitted) == ("users" in fitted.model.traits.unseen)
+        assert tells_unseen_items_apart(fitted) == ("items" in fitted.model.traits.unseen)
     fitted.model.save(tmp_path)
     seed_everything(99, verbose=False)
     with quiet(), torch.no_grad():
