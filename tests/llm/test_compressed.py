@@ -29,15 +29,14 @@ CONFIGS: dict[type[Recommender], dict[str, Any]] = {
     SASRec: {"embedding_size": 32, "n_layers": 3, "batch_size": 32, "learning_rate": 0.005},
     MF: {"embedding_size": 8, "learning_rate": 0.05},
     EASE: {},
-    TextEmbedding: {},
+    TwoTower: {"backbone": tiny_bert(), "batch_size": 32, "peft": {"rank": 4}},
 }
 
 
 @functools.cache
 def row(cls: type[Recommender], epochs: int = 8) -> Recommender:
     data, task = planted("ranking")
-    config = CONFIGS.get(cls, {"backbone": tiny_bert(), "batch_size": 32, "peft": {"rank": 4}})
-    return fit(cls, config, data, task, epochs, test=False).model.eval().requires_grad_(False)
+    return fit(cls, CONFIGS[cls], data, task, epochs, test=False).model.eval().requires_grad_(False)
 
 
 def compressed(model: Recommender, **config: Any) -> Compressed:
@@ -193,3 +192,10 @@ def test_settings_that_do_not_go_together_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=line):
             Compressed.Config(of="row", **config)
+
+
+def test_a_row_that_keeps_the_vectors_of_texts_is_refused() -> None:
+    data, _ = planted("ranking")
+    model = TextEmbedding(TextEmbedding.Config(backbone=tiny_bert()), data.catalogue())
+    with pytest.raises(InputError, match=r"'row' \(TextEmbedding\) keeps the vectors of its items, made once"):
+        compressed(model, kind="int8")
