@@ -124,7 +124,9 @@ class LightGCN(Recommender):
         return self._nodes()[self.n_users :]
 
     def _nodes(self) -> Tensor:
-        """Return (n_users + n_items, d), propagated once until the weights change."""
+        """Return (n_users + n_items, d), propagated once until the weights change; in training with their gradients."""
+        if self.training and torch.is_grad_enabled():
+            return self.propagate()
         state = self.node.weight._version, self.device  # loading changes it
         if self._final is None or self._final[0] != state:
             self._final = state, self.propagate().detach()

@@ -98,9 +98,15 @@ class TextEmbedding(Recommender):
         return F.normalize(self.backbone.encode(tokens["input_ids"], tokens["attention_mask"]))
 
     def score(self, batch: Batch) -> Tensor:
+        return self.dot(self.user_embeddings(batch), self.vectors, batch)
+
+    def user_embeddings(self, batch: Batch) -> Tensor:
         assert batch.seen is not None
         profile = F.normalize(F.embedding_bag(batch.seen.values, self.vectors, batch.seen.offsets[:-1], mode="mean"))
         if batch.query is not None and self.text_size:  # what is asked for weighs as much as all the history
             asked = F.pad(self.encode(batch.query), (0, profile.shape[1] - self.text_size))
             profile = F.normalize(profile + asked)
-        return self.dot(profile, self.vectors, batch)
+        return profile
+
+    def item_embeddings(self) -> Tensor:
+        return self.vectors

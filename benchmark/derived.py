@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -71,6 +72,9 @@ class Derived(Recommender):
 
     def weights(self) -> dict[str, Tensor]:
         return {}
+
+    def tensors(self) -> Iterator[Tensor]:
+        return self.changed.tensors()  # the row itself is not asked any more
 
     @torch.no_grad()
     def score(self, batch: Batch) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
@@ -84,6 +85,8 @@ class Recommender(LightningModule):
             apart two items without any interaction, and ids do not.
         max_history: longest history the model reads; 0 for models that read none (a Config field of that name wins).
         reads_queries: True if ``score`` heeds ``batch.query``, what users ask for in words. An instance may set it.
+        scores_with_stages: False if the models it stands on are needed in training alone; they are then not loaded with
+            a stored one.
         pretrain_epochs: so many epochs come before those of the trainer; they count neither for the selection of the
             best weights nor for the patience of early stopping. An instance may set it.
 
@@ -104,6 +107,7 @@ class Recommender(LightningModule):
     unseen: ClassVar[frozenset[str]] = frozenset()
     max_history: ClassVar[int] = 0
     reads_queries: bool = False
+    scores_with_stages: ClassVar[bool] = True
     pretrain_epochs: int = 0
 
     def __init__(self, config: ModelConfig, catalogue: Catalogue) -> None:
@@ -153,6 +157,11 @@ class Recommender(LightningModule):
         where it names several.
         """
         return {}
+
+    @classmethod
+    def made_of(cls, config: ModelConfig) -> tuple[str, ...]:
+        """Return the paths of other model classes this one builds, such as a student's: their code decides runs too."""
+        return ()
 
     def attach(self, stages: dict[str, Recommender]) -> None:
         """Take the trained models this one stands on, by role: frozen, in eval mode, on the CPU.
@@ -301,6 +310,13 @@ class Recommender(LightningModule):
         """Return numbers about the trained model that belong into the record (such as the share of padding)."""
         return {}
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield what is held in memory for scoring: weights and buffers, those of the models it stands on too."""
+        yield from self.parameters()
+        yield from self.buffers()
+        for stage in self.stages.values() if self.scores_with_stages else ():
+            yield from stage.tensors()
+
     # --- what is the same for all ----------------------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -429,3 +445,13 @@ class Recommender(LightningModule):
 def trainable_parameters(model: nn.Module) -> int:
     """Return the number of parameters that training changes."""
     return sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and name != "anchor")
+
+
+def size_in_bytes(model: Recommender) -> int:
+    """Return the bytes of what a model holds for scoring (``tensors``), what is shared counted once."""
+    places = {}
+    for tensor in list(model.tensors()):  # all at once: some are made for this, and places would be used again
+        if tensor.layout is torch.strided:
+            storage = tensor.untyped_storage()
+            places[storage.data_ptr()] = storage.nbytes()
+    return sum(places.values())

@@ -29,8 +29,8 @@ HEIGHT: dict[str, float] = {
     "benchmark.reports": 7,
     "benchmark.cli": 8,
 }
-# a content baseline may stand on the frozen backbone, an experiment on the contract's types
-NEIGHBOURS = {("baselines", "benchmark.llm")}
+# a content baseline may stand on the frozen backbone, a model within a model is found as an experiment finds it
+NEIGHBOURS = {("baselines", "benchmark.llm"), ("baselines", "benchmark.experiment")}
 HEAVY = {"torch", "lightning", "transformers", "peft", "polars", "recbole", "wandb", "implicit", "pandas"}
 OPTIONAL = {
     "transformers",

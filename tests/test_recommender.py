@@ -11,11 +11,19 @@ from lightning import Trainer
 from torch import Tensor, nn
 
 from baselines.ease import EASE
+from baselines.fusion import Fusion
 from baselines.mf import MF
 from baselines.popularity import Popularity
 from benchmark.data.batch import Batch
 from benchmark.errors import InputError
-from benchmark.recommender import GradientConfig, ModelConfig, Recommender, TrainingDiverged, trainable_parameters
+from benchmark.recommender import (
+    GradientConfig,
+    ModelConfig,
+    Recommender,
+    TrainingDiverged,
+    size_in_bytes,
+    trainable_parameters,
+)
 from tests.contract import fit, quiet
 from tests.planted import planted
 
@@ -129,3 +137,15 @@ def test_training_goes_on_from_a_checkpoint_as_if_never_interrupted(tmp_path: Pa
         with torch.no_grad():
             resumed = model.score(whole.batch())
     assert torch.equal(resumed, whole.score(whole.batch()))
+
+
+def test_the_size_is_that_of_all_that_scoring_holds_once() -> None:
+    data, task = planted("ranking")
+    flawed = Flawed(GradientConfig(), data.catalogue())
+    assert size_in_bytes(flawed) == 4 * (1 + 3 + 2 + 2)  # what is not saved is held too
+    flawed.tied = nn.Parameter(flawed.frozen.data[:2])  # a view of what is there
+    assert size_in_bytes(flawed) == 4 * (1 + 3 + 2 + 2)
+    ease, mf = (fit(cls, {}, data, task, 1, test=False).model for cls in (EASE, MF))
+    fused = Fusion(Fusion.Config(members=("ease", "mf")), data.catalogue())
+    fused.attach({"members.0": ease, "members.1": mf})
+    assert size_in_bytes(fused) == size_in_bytes(ease) + size_in_bytes(mf) + 4  # and its anchor

@@ -50,7 +50,11 @@ def model_class(path: str, where: str) -> type[Recommender]:
 
 
 def model_config(cls: type[Recommender], parameters: dict[str, Any], where: str) -> ModelConfig:
-    """Return the checked hyper-parameters of a model."""
+    """Return the checked hyper-parameters of a model; a block of them with a class of its own is checked as a model."""
+    for key, value in parameters.items():
+        if isinstance(value, dict) and "class" in value:
+            inner = model_class(str(value["class"]), f"{where}.{key}")
+            model_config(inner, {k: v for k, v in value.items() if k != "class"}, f"{where}.{key}")
     try:
         return cls.Config.model_validate(parameters)
     except ValidationError as error:

@@ -257,6 +257,11 @@ def merged(model: nn.Module) -> Iterator[None]:
             layer.merged_adapters.clear()
 
 
+def merged_for_good(model: Any) -> Any:
+    """Return the transformers model with its adapter merged into the weights and taken away, in place."""
+    return model.merge_and_unload(safe_merge=True) if tuner_layers(model) else model
+
+
 def save(model: Any, peft: Peft, folder: Path | str) -> None:
     """Write what was trained, as safetensors: a PEFT folder, the whole model (full), nothing (frozen).
 

@@ -208,6 +208,14 @@ class Backbone(nn.Module):
         """
         adapters.load(self.model, self.peft, folder)
 
+    def merge_for_good(self) -> None:
+        """Put the adapter into the weights and away; virtual tokens stay, since there are no weights to put them in."""
+        if self.peft.soft:
+            return
+        self.model = adapters.merged_for_good(self.model)
+        self.__dict__["base"] = self.model
+        self.peft = Peft(kind="frozen")
+
     @contextmanager
     def merged(self) -> Iterator[Backbone]:
         """Score inside with the adapter merged into the weights; outside the weights are the same bits as before.

@@ -16,6 +16,7 @@ from benchmark.evaluation.significance import bootstrap_intervals
 from benchmark.experiment import Beyond, ModelEntry, check_together
 from benchmark.reports.beyond import legend as beyond_legend
 from benchmark.reports.comparison import compare, legend
+from benchmark.reports.kept import kept
 from benchmark.reports.names import COSTS, GROUP_TITLES, beyond_title, measured_title, title
 from benchmark.reports.part import Part
 from benchmark.runs.record import RunRecord
@@ -279,7 +280,7 @@ def _notes(p: Part) -> list[str]:
         said.append(_origin(entry, experiment.task.domain))
         said.append(f"trained on {entry.limit_train} rows" if entry.limit_train and label not in unable else "")
         said.append(next((r.error or "" for r in mine if r is not None and r.status == "failed"), ""))
-        said += [p.notes.get(label, ""), unable.get(label, "")]
+        said += [p.notes.get(label, ""), unable.get(label, ""), kept(p, label) if done else ""]
         if any(said):
             out.append(f"{label}: {'; '.join(filter(None, said))}")
     known = sorted({name for r in p.records if r is not None for name in r.model_report})

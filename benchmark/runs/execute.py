@@ -31,7 +31,7 @@ from benchmark.errors import InputError
 from benchmark.evaluation.evaluator import RankingEvaluator
 from benchmark.evaluation.metrics import higher_is_better, parse_metric
 from benchmark.experiment import START, RunSpec
-from benchmark.recommender import Recommender, trainable_parameters
+from benchmark.recommender import Recommender, size_in_bytes, trainable_parameters
 from benchmark.runs.environment import Energy, PeakMemory, code_version, environment
 from benchmark.runs.record import LOG, RANKS, TOP, RunRecord, RunStore, cleaned, first_line, no_space, whole_file
 from benchmark.runs.selection import Best, Curve, Early, best_epoch
@@ -78,6 +78,8 @@ def run_key(spec: RunSpec, data_fingerprint: str, trial: bool = False) -> str:
     }
     if trial:
         identity["trial"] = True
+    if parts := spec.model_class().made_of(spec.config):
+        identity["parts"] = [code_version(path.rpartition(".")[0]) for path in parts]
     if spec.stages:
         identity["stages"] = {role: run_key(stage, data_fingerprint) for role, stage in spec.stages.items()}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -263,7 +265,7 @@ def _run(
         "trainable": trainable_parameters(model),
         "total": sum(p.numel() for name, p in model.named_parameters() if name != "anchor"),
     }
-    record.model_report = {k: float(v) for k, v in model.report().items()}
+    record.model_report = {"size_mb": size_in_bytes(model) / 1e6, **{k: float(v) for k, v in model.report().items()}}
     if torch.cuda.is_available():
         record.peak_memory["device"] = torch.cuda.max_memory_allocated()
     if trial is None:
@@ -271,12 +273,17 @@ def _run(
     return curve.pruned
 
 
-def _build(spec: RunSpec, split: SplitData, data: PreparedData, store: RunStore, new_user: bool = False) -> Recommender:
+def _build(
+    spec: RunSpec, split: SplitData, data: PreparedData, store: RunStore, new_user: bool = False, trained: bool = False
+) -> Recommender:
     """Return the untrained model on ``split`` (the data within its budget), standing on its stages.
+
+    ``trained``: its weights are there already, so that stages which are needed in training alone are left out.
 
     The random generators are left as the seed of the run and the model's own draws made them.
     """
-    stages = {role: _stage(role, stage, data, store, new_user) for role, stage in spec.below.items()}
+    needed = spec.below if spec.model_class().scores_with_stages or not trained else {}
+    stages = {role: _stage(role, stage, data, store, new_user) for role, stage in needed.items()}
     seed_everything(spec.seed, verbose=False)  # behind the stages: loading them must not change the model's draws
     model = spec.model_class()(spec.config, split.catalogue(cache=store.root / "tokens"))
     if stages:
@@ -368,7 +375,7 @@ def load_model(
     if new_user:
         split = split.with_new_user()
     with isolate_rng():  # built under the run's own seed, of which the caller notices nothing
-        model = _build(spec, split, data, store, new_user)
+        model = _build(spec, split, data, store, new_user, trained=True)
     model.restore(store.folder(key or run_key(spec, data.fingerprint)) / CHECKPOINT, int(new_user))
     return model.eval()
 

@@ -41,6 +41,22 @@ class TestWithDrawnNegativesAndIds(RecommenderContract):
     floor = 0.75
 
 
+def test_vectors_and_scores_in_training_are_those_of_scoring_and_scores_have_gradients() -> None:
+    data, task = planted("ranking")
+    peft = {"dropout": 0.0}
+    fitted = fit(TwoTower, {**TestTwoTower.config, "peft": peft, "eval_batch_size": 16}, data, task, 1, test=False)
+    model, batch = fitted.model.eval(), fitted.batch()
+    with torch.no_grad():
+        every = model.score(batch)
+        products = model.user_embeddings(batch) @ model.item_embeddings().T / model.config.temperature
+    torch.testing.assert_close(products + model.popularity * model.frequency, every, rtol=1e-4, atol=1e-4)
+    batch.candidates = torch.tensor([[3, 5, 60]]).expand(len(batch), -1)
+    training = model.train().score(batch)
+    torch.testing.assert_close(training, every.gather(1, batch.candidates), rtol=1e-3, atol=1e-3)
+    training.sum().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for n, p in model.named_parameters() if "lora" in n)
+
+
 def test_log_q_correction_takes_out_how_often_an_item_is_there() -> None:
     """Each logit less the log of how often its item is to be expected in the batch (Yi et al., eq. 3 of section 4)."""
     data, _ = planted("ranking")
