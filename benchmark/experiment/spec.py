@@ -258,6 +258,10 @@ class Experiment(_Strict):
                 f"it does: {', '.join(sorted(can))}"
             )
         try:
+            cls.check_training(config, self.task)
+        except InputError as error:
+            raise InputError(f"{where}.{error}") from None
+        try:
             merged = _merged(self.trainer.model_dump(), entry.trainer)
             trainer = TrainerConfig.model_validate(merged)
         except ValidationError as error:

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from benchmark.data.batch import Batch
+from benchmark.data.negatives import SamplingKind
 from benchmark.data.schema import Catalogue
 from benchmark.data.text import item_texts
 from benchmark.llm.encoder import Encoder, Pooling
@@ -19,6 +20,7 @@ from benchmark.llm.pieces import PromptTokens
 from benchmark.llm.prompts import flat_prompts
 from benchmark.llm.templates import Template
 from benchmark.llm.training import LanguageRecommender, LLMConfig
+from benchmark.recommender import ModelConfig
 
 ALONE = Template(way="pointwise", template="{candidate}", answers=("", ""))  # a text and nothing else
 
@@ -26,7 +28,7 @@ ALONE = Template(way="pointwise", template="{candidate}", answers=("", ""))  # a
 class TwoTowerConfig(LLMConfig):
     eval_batch_size: int = Field(1024, gt=0, description="Users of a scoring batch.")
     learning_rate: float = Field(1e-3, gt=0, description="Step size.")
-    negatives: int = Field(0, ge=0, description="Items drawn for each batch beside its own, uniformly.")
+    negatives: int = Field(0, ge=0, description="Items drawn for each batch beside its own.")
     max_history: int = Field(20, gt=0, description="Newest items of a history that are read.")
     max_length: int = Field(64, gt=2, description="Most tokens of an item's text; its end is cut.")
     item_fields: tuple[str, ...] | None = Field(None, description="Columns that make the text; all by default.")
@@ -43,9 +45,9 @@ class TwoTower(LanguageRecommender):
     An item is the normalised vector e of its text. A user is the mean of the e of the history, newer ones weighing more
     by a learned rate, through a residual linear layer, normalised. The score is u.e / temperature, plus a learned
     multiple of the item's log training frequency. Every position of a training history predicts its item among the
-    distinct items of the batch and ``negatives`` items drawn uniformly, with the log-Q correction for how likely each
-    of them is to be there. Each item is encoded once a step, and once an evaluation. Zero-shot, a user is the mean with
-    the rate at its first value, and the frequency counts nothing.
+    distinct items of the batch and ``negatives`` more, drawn uniformly or by popularity, with the log-Q correction for
+    how likely each of them is to be there. Each item is encoded once a step, and once an evaluation. Zero-shot, a user
+    is the mean with the rate at its first value, and the frequency counts nothing.
     """
 
     Config = TwoTowerConfig
@@ -74,6 +76,11 @@ class TwoTower(LanguageRecommender):
         self.register_buffer("frequency", (count / count.sum()).log(), persistent=False)
         self._items: Tensor | None = None
 
+    @classmethod
+    def samplings(cls, config: ModelConfig) -> frozenset[SamplingKind]:
+        drawn = isinstance(config, TwoTowerConfig) and config.negatives > 0 and not config.zero_shot
+        return frozenset({"uniform", "popularity"}) if drawn else frozenset({"uniform"})
+
     def encode_items(self, items: Tensor) -> Tensor:
         """Return (m, d) normalised vectors of (m,) item ids."""
         prompts = flat_prompts(self.pieces, self.max_length, candidate=items.cpu().numpy().astype(np.int64))
@@ -98,7 +105,7 @@ class TwoTower(LanguageRecommender):
         history = batch.history
         real = history < self.n_items
         n_real = int(real.sum())
-        drawn = torch.randint(self.n_items, (self.config.negatives,), device=history.device)
+        drawn = self.drawn_items(self.config.negatives)
         items, place = torch.unique(torch.cat([history[real], drawn]), return_inverse=True)
         vectors = self.encode_items(items)
         table = torch.cat([vectors, vectors.new_zeros(1, vectors.shape[1])])
@@ -114,7 +121,7 @@ class TwoTower(LanguageRecommender):
         user = self._user(mean[real])
         logits = user @ vectors.T / self.config.temperature
         # log-Q correction: how often an item is to be expected among the batch's own and the drawn ones
-        expected = n_real * self.frequency[items].exp() + len(drawn) / self.n_items
+        expected = n_real * self.frequency[items].exp() + self.expected_among(len(drawn), items)
         logits = logits + self.popularity * self.frequency[items] - expected.log()
         answer = column[real]
         own = torch.zeros(len(history), len(items) + 1, dtype=torch.bool, device=history.device)

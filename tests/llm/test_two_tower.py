@@ -33,17 +33,25 @@ class TestWithDrawnNegativesAndIds(RecommenderContract):
     floor = 0.75
 
 
-def test_log_q_correction_takes_out_how_often_an_item_is_there() -> None:
+@pytest.mark.parametrize("sampling", ["uniform", "popularity"])
+def test_log_q_correction_takes_out_how_often_an_item_is_there(sampling: str) -> None:
     """Each logit less the log of how often its item is to be expected in the batch (Yi et al., eq. 3 of section 4)."""
     data, _ = planted("ranking")
-    model = TwoTower(TwoTower.Config(backbone=tiny_bert(), negatives=6), data.catalogue()).eval()
+    config = TwoTower.Config(backbone=tiny_bert(), negatives=6, negative_sampling=sampling)
+    model = TwoTower(config, data.catalogue()).eval()
+    chance = torch.from_numpy(np.bincount(data.train.item, minlength=data.n_items) ** 0.75).float()
+    if sampling == "uniform":
+        chance = torch.ones(data.n_items)
+    chance /= chance.sum()
     history = torch.tensor([[1, 2, 3, 4, 5]])
     batch = Batch(user=torch.tensor([2]), history=history, history_length=torch.tensor([5]))
     with torch.no_grad():
         torch.manual_seed(0)
         found = model.loss(batch)
         torch.manual_seed(0)
-        there = sorted({*history[0].tolist(), *torch.randint(data.n_items, (6,)).tolist()})
+        uniform = sampling == "uniform"
+        drawn = torch.randint(data.n_items, (6,)) if uniform else torch.multinomial(chance, 6, replacement=True)
+        there = sorted({*history[0].tolist(), *drawn.tolist()})
         vectors = model.encode_items(torch.arange(data.n_items))
         count = np.bincount(data.train.item, minlength=data.n_items) + 1
         share = torch.from_numpy(count / count.sum()).float()
@@ -58,7 +66,7 @@ def test_log_q_correction_takes_out_how_often_an_item_is_there() -> None:
                 items = torch.tensor([target, *(j for j in there if j not in history[0].tolist())])
                 logits = vectors[items] @ user / model.config.temperature + model.popularity * share[items].log()
                 if corrected:
-                    logits = logits - (5 * share[items] + 6 / data.n_items).log()
+                    logits = logits - (5 * share[items] + 6 * chance[items]).log()
                 losses[corrected].append(float(-logits.log_softmax(0)[0]))
     assert float(found) == pytest.approx(np.mean(losses[True]), rel=1e-4)
     assert float(found) != pytest.approx(np.mean(losses[False]), rel=1e-3)
