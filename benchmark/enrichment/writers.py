@@ -20,7 +20,7 @@ from benchmark.enrichment.cache import Answer
 from benchmark.errors import InputError, missing_extra, nearest
 from benchmark.experiment.settings import Enrichment
 
-_BATCH = 16  # prompts that a local model reads at once
+_BATCH = 32  # prompts that a local model reads at once
 _CHUNK = 256  # texts that a function rewrites at once; what it returned is kept before the next ones
 _READ = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*", "*.model", "vocab*", "merges.txt")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from string import Formatter
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -104,6 +105,8 @@ class Enrichment(_Strict):
             )
         if self.field is not None or self.arguments:
             raise ValueError("field and arguments go with rewrite, not with prompt")
+        if self.endpoint is not None and "@" in urlsplit(self.endpoint).netloc:
+            raise ValueError("endpoint: holds a name or password; a key is read from OPENAI_API_KEY alone")
         if self.endpoint is None and (self.price is not None or self.parameters):
             raise ValueError("price and parameters go with an endpoint")
         try:

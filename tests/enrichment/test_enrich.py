@@ -281,6 +281,7 @@ def test_what_the_data_lacks_is_said_before_anything_is_paid(
         ({"prompt": "{title}", "model": "m", "field": "title"}, "go with rewrite, not with prompt"),
         ({"prompt": "{title}", "model": "m", "price": {"input": 1}}, "price and parameters go with an endpoint"),
         ({"prompt": "{title", "model": "m"}, "prompt: expected '}' before end of string"),
+        ({"prompt": "{title}", "model": "m", "endpoint": "http://me:pw@x/v1"}, "endpoint: holds a name or password"),
         ({"prompt": "a film", "model": "m"}, "prompt: names no {field}"),
         ({"prompt": "{title}", "modle": "m"}, "dataset.enrich.new: unknown key 'modle'; did you mean 'model'?"),
         ({"prompt": "{title}", "model": "m", "max_tokens": 0}, "dataset.enrich.new.max_tokens: should be greater"),
