@@ -1,7 +1,7 @@
 # levelfield: two commands for a newcomer: `make quickstart` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := llm,sweep,report,ray,wandb,als,recbole,trees,dev
+EXTRAS := llm,enrich,sweep,report,ray,wandb,als,recbole,trees,dev
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: help quickstart test lint typecheck bench zoo fidelity statistics format clean

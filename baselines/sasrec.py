@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from benchmark.data.batch import Batch, BatchSpec
+from benchmark.data.negatives import SamplingKind
 from benchmark.data.schema import Catalogue
 from benchmark.recommender import GradientConfig, ModelConfig, Recommender, Traits
 
@@ -83,6 +84,11 @@ class SASRec(Recommender):
     def batch_spec(self) -> BatchSpec:
         return replace(super().batch_spec(), kind="pointwise" if self.config.loss == "labels" else "sequence")
 
+    @classmethod
+    def samplings(cls, config: ModelConfig) -> frozenset[SamplingKind]:
+        drawn = isinstance(config, cls.Config) and config.loss == "bce"
+        return frozenset({"uniform", "popularity"}) if drawn else frozenset({"uniform"})
+
     def encode(self, history: Tensor) -> Tensor:
         """Return (B, L, d): position l has read the items up to l. Padding on the right is never read by real items."""
         x = self.item(history) * self.config.embedding_size**0.5 + self.position.weight[: history.shape[1]]
@@ -100,7 +106,7 @@ class SASRec(Recommender):
         hidden, positive = self.encode(batch.history[:, :-1])[real], target[real]
         if self.config.loss == "softmax":
             return F.cross_entropy(hidden @ self.item.weight[:-1].T, positive)
-        drawn = torch.randint(self.n_items, (len(positive), self.config.negatives), device=target.device)
+        drawn = self.drawn_items(len(positive), self.config.negatives)
         logits = (self.item(torch.cat([positive.unsqueeze(1), drawn], 1)) @ hidden.unsqueeze(2)).squeeze(2)
         own = (drawn.unsqueeze(2) == batch.history[real.nonzero()[:, 0]].unsqueeze(1)).any(2)
         wrong = F.softplus(logits[:, 1:]).masked_fill(own, 0)  # no item of the user's own is a negative

@@ -70,7 +70,7 @@ def prepare(
         from benchmark.reports.data import show_data
         from benchmark.runs.run import prepare as prepare_data
 
-        data = prepare_data(experiment, runs)
+        data = prepare_data(experiment, runs, console)
         show_data(experiment, data, console)
         if show:
             from benchmark.reports.prompts import show_prompts
@@ -112,7 +112,7 @@ def run(
     failed = 0
     ready = []
     for experiment in _having(experiments, only or []):  # everything is checked before anything runs
-        here = standing(experiment, runs, defaults, console)
+        here = standing(experiment, runs, defaults, console, write=not dry_run)
         chosen, data = here.experiment, here.data
         runner.plan(chosen, data, store)
         few = chosen.only(only) if only else chosen
@@ -193,7 +193,7 @@ def sweep(
     failed = 0
     ready = []
     for experiment in experiments:  # everything is checked before anything runs
-        data = runner.prepare(experiment, runs)
+        data = runner.prepare(experiment, runs, console, write=not dry_run)
         runner.plan(experiment, data, store)
         spaces = sweeper.spaces(experiment)
         ready.append(

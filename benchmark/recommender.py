@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, final
 
@@ -15,9 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from benchmark.data.augment import Augment
 from benchmark.data.batch import Batch, BatchKind, BatchSpec
+from benchmark.data.negatives import Sampling, SamplingKind, popularity
 from benchmark.data.schema import Catalogue
 from benchmark.data.task import Task
+from benchmark.data.train_rows import with_negatives
 from benchmark.errors import InputError
 from benchmark.evaluation.evaluator import PreferenceEvaluator, RankingEvaluator
 from benchmark.evaluation.generations import GenerationEvaluator
@@ -48,6 +51,8 @@ class GradientConfig(ModelConfig):
     )
     weight_decay: float = Field(0.0, ge=0, description="Weight decay.")
     negatives: int = Field(1, gt=0, description="Drawn negatives for each positive.")
+    negative_sampling: Sampling = Field(Sampling(), description="How they are drawn: uniform, popularity or hard.")
+    augment: Augment | None = Field(None, description="Crop, thin out or reorder the histories in training.")
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,7 @@ class Recommender(LightningModule):
         self.scoring_seconds = 0.0
         self.scored_rows = 0
         self.stages: dict[str, Recommender] = {}
+        self._chance: Tensor | None = None
         self.generations: GenerationEvaluator | None = None
         self.metrics: dict[str, dict[str, float]] = {}  # as computed; Lightning's own copies are rounded to float32
         if self.batch_kind == "whole":
@@ -173,6 +179,39 @@ class Recommender(LightningModule):
         self.traits = self.traits_on(self.config, {role: stage.traits for role, stage in stages.items()})
 
     @classmethod
+    def samplings(cls, config: ModelConfig) -> frozenset[SamplingKind]:
+        """Return the kinds of negatives it can be trained with in a ranking; "uniform" stands for none drawn, too.
+
+        All of them where the DataModule draws (pairwise, pointwise). Models that draw by themselves say what they heed.
+        """
+        drawn = cls.batch_kind in ("pairwise", "pointwise")
+        return frozenset({"uniform", "popularity", "hard"}) if drawn else frozenset({"uniform"})
+
+    @classmethod
+    def augmentable(cls, config: ModelConfig) -> bool:
+        """Return whether training batches have histories that ``augment`` can change."""
+        return cls.batch_kind != "whole" and getattr(config, "max_history", cls.max_history) > 0
+
+    @final
+    @classmethod
+    def check_training(cls, config: ModelConfig, task: Task) -> None:
+        """Refuse what would change nothing.
+
+        Raises:
+            InputError: ``negative_sampling`` where no negatives are drawn so, or ``augment`` without histories.
+        """
+        sampling, augment = getattr(config, "negative_sampling", None), getattr(config, "augment", None)
+        if sampling is not None and sampling.kind != "uniform":
+            known = cls.samplings(config) if task.kind == "ranking" else frozenset({"uniform"})
+            if sampling.kind not in known:
+                raise InputError(
+                    f"negative_sampling: found '{sampling.kind}', and {cls.__name__} with these settings has no "
+                    f"negatives drawn so in a {task.kind} task; expected {' or '.join(sorted(known))}"
+                )
+        if augment is not None and not cls.augmentable(config):
+            raise InputError(f"augment: {cls.__name__} with these settings is not trained on histories; leave it out")
+
+    @classmethod
     def examples(cls, config: Any, catalogue: Catalogue, batch: Batch, n: int) -> list[tuple[str, int, int]]:
         """Return (text, tokens, history items left out) of n prompts, for ``levelfield prepare --show``.
 
@@ -192,6 +231,8 @@ class Recommender(LightningModule):
             eval_batch_size=config.eval_batch_size,
             negatives=getattr(config, "negatives", 1),
             max_history=max(histories),
+            sampling=getattr(config, "negative_sampling", None),
+            augment=getattr(config, "augment", None),
         )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
@@ -249,6 +290,25 @@ class Recommender(LightningModule):
     def n_items(self) -> int:
         """Number of items; also the padding id of histories."""
         return self.catalogue.n_items
+
+    def drawn_items(self, *shape: int) -> Tensor:
+        """Return items drawn as ``negative_sampling`` says, the user's own among them, for who draws by himself."""
+        if self.config.negative_sampling.kind == "popularity":
+            chance = self._item_chance()
+            return torch.multinomial(chance, math.prod(shape), replacement=True).view(shape)
+        return torch.randint(self.n_items, shape, device=self.device)
+
+    def expected_among(self, n: int, items: Tensor) -> Tensor | float:
+        """Return how often each of ``items`` (m,) is to be expected among n ``drawn_items``."""
+        return (
+            n * self._item_chance()[items] if self.config.negative_sampling.kind == "popularity" else n / self.n_items
+        )
+
+    def _item_chance(self) -> Tensor:
+        if self._chance is None or self._chance.device != self.device:
+            chance = popularity(self.catalogue.train.item, self.n_items, self.config.negative_sampling.power)
+            self._chance = torch.from_numpy(chance).float().to(self.device)
+        return self._chance
 
     @staticmethod
     def pick(scores: Tensor, batch: Batch) -> Tensor:
@@ -344,6 +404,28 @@ class Recommender(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = self.weights().keys()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
+
+    @final
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        sampling = getattr(self.config, "negative_sampling", None)
+        if sampling is None or sampling.kind != "hard" or batch.negative is None:
+            return batch
+        batch.negative = self._hardest(batch, batch.negative.shape[1] // sampling.pool)
+        pairwise = self.trainer.datamodule.spec.kind == "pairwise"  # type: ignore[attr-defined]
+        return batch if pairwise else with_negatives(batch, batch.negative)
+
+    @torch.no_grad()
+    def _hardest(self, batch: Batch, n: int) -> Tensor:
+        """Return the (B, n) candidates among ``batch.negative`` that the model as it is scores highest."""
+        assert batch.negative is not None
+        modes = {module: module.training for module in self.modules()}
+        self.eval()  # nothing is dropped out and nothing drawn: the generators stay as they are
+        try:
+            scores = self.score(replace(batch, item=None, label=None, negative=None, candidates=batch.negative))
+        finally:
+            for module, training in modes.items():
+                module.training = training
+        return batch.negative.gather(1, scores.topk(n, dim=1, sorted=False).indices)
 
     def on_train_epoch_start(self) -> None:
         self._loss_sum, self._loss_steps = 0.0, 0

@@ -82,6 +82,35 @@ def test_numbers_in_scientific_notation_are_numbers(tiny_experiment: Path) -> No
         ),
         ("name: tiny\n", "", "name: required, and not there"),
         ("l2: 10.0", "l3: 10.0", "models.ease: unknown key 'l3'; did you mean 'l2'?"),
+        (
+            "learning_rate: 0.05",
+            "negative_sampling: hardest",
+            "models.mf.negative_sampling.kind: found 'hardest', expected one of uniform, popularity, hard",
+        ),
+        (
+            "learning_rate: 0.05",
+            "negative_sampling: {kind: hard, pol: 3}",
+            "models.mf.negative_sampling: unknown key 'pol'; did you mean 'pool'?",
+        ),
+        (
+            "baselines.mf.MF, embedding_size: 8",
+            "baselines.sasrec.SASRec, negative_sampling: hard",
+            "models.mf.negative_sampling: found 'hard', and SASRec with these settings has no negatives drawn so in a "
+            "ranking task; expected uniform",
+        ),
+        (
+            "baselines.mf.MF, embedding_size: 8",
+            "baselines.sasrec.SASRec, loss: bce, negative_sampling: hard",
+            "expected popularity or uniform",
+        ),
+        (
+            "learning_rate: 0.05",
+            "augment: {crop: 0.5}",
+            "models.mf.augment: MF with these settings is not trained on histories; leave it out",
+        ),
+        ("learning_rate: 0.05", "augment: {crop: 1.5}", "models.mf.augment.crop: should be less than 1, found 1.5"),
+        ("learning_rate: 0.05", "augment: {}", "models.mf.augment: none of crop, mask, reorder is set"),
+        ("l2: 10.0", "negative_sampling: hard", "models.ease: unknown key 'negative_sampling'"),
         ("l2: 10.0", "l2: -1", "models.ease.l2: should be greater than 0, found -1"),
         (
             "baselines.ease.EASE",
@@ -108,6 +137,24 @@ def test_a_fault_gets_one_line_with_file_line_key_and_nearest_name(
     message = str(caught.value)
     assert expected in message
     assert "\n" not in message
+
+
+def test_language_models_refuse_what_would_change_nothing(tiny_experiment: Path) -> None:
+    for path, setting, said in (
+        ("two_tower.TwoTower", "negative_sampling: popularity", "has no negatives drawn so"),
+        ("two_tower.TwoTower", "negatives: 4, negative_sampling: hard", "expected popularity or uniform"),
+        ("generative.Generative", "negative_sampling: hard", "has no negatives drawn so"),
+        ("pointwise.Pointwise", "zero_shot: true, negative_sampling: hard", "has no negatives drawn so"),
+        ("pointwise.Pointwise", "zero_shot: true, augment: {mask: 0.2}", "is not trained on histories"),
+    ):
+        entry = f"models={{llm: {{class: benchmark.llm.{path}, {setting}}}}}"
+        with pytest.raises(InputError, match=said):
+            Experiment.load(tiny_experiment, [entry]).specs()
+    kinds = "{a: {class: benchmark.llm.pointwise.Pointwise, negative_sampling: hard, augment: {mask: 0.2}}}"
+    assert Experiment.load(tiny_experiment, [f"models={kinds}"]).specs()
+    preference = ["task.kind=preference", "task.metrics=[auc]", f"models={kinds}"]
+    with pytest.raises(InputError, match=r"models\.a\.negative_sampling: .* in a preference task"):
+        Experiment.load(tiny_experiment, preference).specs()
 
 
 def test_a_model_that_cannot_do_the_task_is_left_out_and_says_why(tiny_experiment: Path) -> None:

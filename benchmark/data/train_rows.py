@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from benchmark.data.batch import Batch, BatchSpec, Ragged
-from benchmark.data.negatives import NegativeSampler
+from benchmark.data.negatives import NegativeSampler, PopularitySampler, popularity
 from benchmark.data.schema import Interactions, SplitData
 from benchmark.data.seeded import mix
 from benchmark.data.sequences import Sequences, held, likes, strictly_before, take, unique_pairs
@@ -61,7 +61,13 @@ class TrainRows(Dataset):
             self.seen = unique_pairs(owned.user, owned.item, data.n_users, data.n_items)
         if drawn:
             assert self.seen is not None
-            self.negatives = NegativeSampler(self.seen, data.n_items)
+            if spec.sampling is not None and spec.sampling.kind == "popularity":
+                chance = popularity(rows.item, data.n_items, spec.sampling.power)
+                self.negatives = PopularitySampler(self.seen, data.n_items, chance)
+            else:
+                self.negatives = NegativeSampler(self.seen, data.n_items)
+        self.hard = drawn and spec.sampling is not None and spec.sampling.kind == "hard"
+        self.pool = spec.sampling.pool if self.hard and spec.sampling is not None else 1
 
     @property
     def rows_a_positive(self) -> int:
@@ -95,13 +101,16 @@ class TrainRows(Dataset):
 
     def __getitem__(self, index: Tensor) -> Batch:
         batch = self._rows(index)
+        if self.spec.augment is not None and batch.history is not None:
+            least = 2 if self.spec.kind == "sequence" else 1
+            batch = self.spec.augment.apply(batch, self.sequences.pad, least, self.generator)
         if self.negatives is None:
             return batch
-        negative = self.negatives.draw(batch.user, self.spec.negatives, self.generator)
-        if self.spec.kind == "pairwise":
+        negative = self.negatives.draw(batch.user, self.spec.negatives * self.pool, self.generator)
+        if self.spec.kind == "pairwise" or self.hard:
             batch.negative = negative
             return batch
-        return _with_negatives(batch, negative)
+        return with_negatives(batch, negative)
 
     def _rows(self, index: Tensor) -> Batch:
         if self.spec.kind in ("sequence", "user_rows"):
@@ -139,7 +148,7 @@ def _places(rows: Interactions, source: Interactions) -> np.ndarray:
     return order[np.searchsorted(known, names(rows), sorter=order)]
 
 
-def _with_negatives(batch: Batch, negative: Tensor) -> Batch:
+def with_negatives(batch: Batch, negative: Tensor) -> Batch:
     """Append the drawn negatives as rows of label 0 that share user and history with their positive."""
     assert batch.item is not None
     times = negative.shape[1] + 1
@@ -147,7 +156,7 @@ def _with_negatives(batch: Batch, negative: Tensor) -> Batch:
     def repeat(value: Tensor | None) -> Tensor | None:
         return None if value is None else value.repeat(times, *[1] * (value.dim() - 1))
 
-    label = torch.zeros(len(batch) * times)
+    label = torch.zeros(len(batch) * times, device=negative.device)
     label[: len(batch)] = 1
     return Batch(
         user=batch.user.repeat(times),

@@ -333,6 +333,10 @@ class Experiment(_Strict):
         if reason := self._cannot(label, above):
             raise InputError(f"{where}: {reason[1]}")
         try:
+            cls.check_training(config, self.task)
+        except InputError as error:
+            raise InputError(f"{where}.{error}") from None
+        try:
             merged = _merged(self.trainer.model_dump(), entry.trainer)
             trainer = TrainerConfig.model_validate(merged)
         except ValidationError as error:

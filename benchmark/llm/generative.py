@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from benchmark.data.batch import Batch, BatchSpec
+from benchmark.data.negatives import SamplingKind
 from benchmark.data.schema import Catalogue
 from benchmark.data.sequences import take
 from benchmark.data.text import TokenTable, offsets_of
@@ -24,6 +25,7 @@ from benchmark.llm.prompted import PromptConfig, PromptRecommender
 from benchmark.llm.prompts import TokenBatch
 from benchmark.llm.templates import Way
 from benchmark.llm.trie import Trie
+from benchmark.recommender import ModelConfig
 
 
 class GenerativeConfig(PromptConfig):
@@ -88,6 +90,10 @@ class Generative(PromptRecommender):
         # the answer needs room behind the prompt
         self.reader.limit(self.backbone.max_length - int(self.titles.lengths.max()))
         self._vectors: Tensor | None = None
+
+    @classmethod
+    def samplings(cls, config: ModelConfig) -> frozenset[SamplingKind]:
+        return frozenset({"uniform"})  # it draws none
 
     def batch_spec(self) -> BatchSpec:
         spec = super().batch_spec()

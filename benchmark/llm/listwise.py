@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.data.batch import Batch, BatchSpec, Ragged
+from benchmark.data.negatives import SamplingKind
 from benchmark.data.schema import Catalogue
 from benchmark.data.seeded import mix
 from benchmark.data.sequences import take, unique_pairs
@@ -76,6 +77,10 @@ class Listwise(PromptRecommender):
     def shown(cls, config: Any, catalogue: Catalogue, batch: Batch) -> dict[str, Tensor]:
         # the first stage is not trained yet: any items show what a list looks like
         return {"options": torch.arange(min(config.n_candidates, catalogue.n_items)).expand(len(batch), -1)}
+
+    @classmethod
+    def samplings(cls, config: ModelConfig) -> frozenset[SamplingKind]:
+        return frozenset({"uniform"})  # it draws none
 
     def batch_spec(self) -> BatchSpec:
         spec = super().batch_spec()

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from benchmark.data.batch import Batch
+from benchmark.data.negatives import SamplingKind
 from benchmark.data.schema import Catalogue
 from benchmark.llm.adapters import Peft
 from benchmark.llm.backbone import Attention, Backbone, Loading, Quantization, check_loading, kind_of
@@ -85,6 +86,15 @@ class LanguageRecommender(Recommender):
         traits = super().traits_of(config)
         zero_shot = isinstance(config, LLMConfig) and config.zero_shot
         return replace(traits, group="llm-zero-shot") if zero_shot else traits
+
+    @classmethod
+    def samplings(cls, config: ModelConfig) -> frozenset[SamplingKind]:
+        zero_shot = isinstance(config, LLMConfig) and config.zero_shot
+        return frozenset({"uniform"}) if zero_shot else super().samplings(config)
+
+    @classmethod
+    def augmentable(cls, config: ModelConfig) -> bool:
+        return super().augmentable(config) and not (isinstance(config, LLMConfig) and config.zero_shot)
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the loss of a training batch, a scalar."""

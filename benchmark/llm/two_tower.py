@@ -16,10 +16,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from benchmark.data.batch import Batch
+from benchmark.data.negatives import SamplingKind
 from benchmark.data.schema import DOMAIN, Catalogue
-from benchmark.data.text import item_texts
+from benchmark.data.text import column_texts, item_texts
 from benchmark.data.vectors import chosen
-from benchmark.errors import InputError
+from benchmark.errors import InputError, nearest
 from benchmark.llm.adapters import Peft
 from benchmark.llm.encoder import Encoder, Pooling
 from benchmark.llm.pieces import PromptTokens
@@ -34,11 +35,14 @@ ALONE = Template(way="pointwise", template="{candidate}", answers=("", ""))  # a
 class TwoTowerConfig(LLMConfig):
     eval_batch_size: int = Field(1024, gt=0, description="Users of a scoring batch.")
     learning_rate: float = Field(1e-3, gt=0, description="Step size.")
-    negatives: int = Field(0, ge=0, description="Items drawn for each batch beside its own, uniformly.")
+    negatives: int = Field(0, ge=0, description="Items drawn for each batch beside its own.")
     max_history: int = Field(20, gt=0, description="Newest items of a history that are read.")
     max_length: int = Field(64, gt=2, description="Most tokens of an item's text; its end is cut.")
     item_fields: tuple[str, ...] | None = Field(
         None, description="Columns that make the text; all by default; []: no text, vectors alone."
+    )
+    text_variants: tuple[str, ...] = Field(
+        (), description="Columns with other texts of the items: in training each is read as its own or one of these."
     )
     vectors: tuple[str, ...] = Field(
         (), description="Vectors of dataset.vectors that are added to the text's, by name."
@@ -59,6 +63,8 @@ class TwoTowerConfig(LLMConfig):
     def _something_to_read(self) -> TwoTowerConfig:
         if self.item_fields == () and not self.vectors:
             raise ValueError("item_fields: [] leaves nothing to read; name vectors")
+        if self.item_fields == () and self.text_variants:
+            raise ValueError("text_variants: item_fields: [] reads no text")
         if self.zero_shot and self.vectors:
             raise ValueError("zero_shot: what projects the vectors has to be trained")
         return self
@@ -85,12 +91,12 @@ class TwoTower(LanguageRecommender):
     An item is the normalised vector e of its text. A user is the mean of the e of the history, newer ones weighing more
     by a learned rate, through a residual linear layer, normalised. The score is u.e / temperature, plus a learned
     multiple of the item's log training frequency. Every position of a training history predicts its item among the
-    distinct items of the batch and ``negatives`` items drawn uniformly, with the log-Q correction for how likely each
-    of them is to be there. With ``vectors``, what a learned linear layer makes of each standardised vector of an item
-    is added to its text's vector before it is normalised (late fusion). Each item is encoded once a step, and once an
-    evaluation. Zero-shot, a user is the mean with the rate at its first value, and the frequency counts nothing.
-    ``adversarial`` adds the loss of a critic of the items' domains whose gradient is reversed (domain-adversarial
-    training), over all items of the batch.
+    distinct items of the batch and ``negatives`` more, drawn uniformly or by popularity, with the log-Q correction for
+    how likely each of them is to be there. With ``vectors``, what a learned linear layer makes of each standardised
+    vector of an item is added to its text's vector before it is normalised (late fusion). Each item is encoded once a
+    step, and once an evaluation. Zero-shot, a user is the mean with the rate at its first value, and the frequency
+    counts nothing. ``adversarial`` adds the loss of a critic of the items' domains whose gradient is reversed
+    (domain-adversarial training), over all items of the batch.
     """
 
     Config = TwoTowerConfig
@@ -108,7 +114,12 @@ class TwoTower(LanguageRecommender):
         self.max_length = min(config.max_length, self.backbone.max_length)
         self.n_cut = 0
         if self.reads_queries:
-            texts = item_texts(catalogue.items, config.item_fields)
+            variants = config.text_variants if config.item_fields is None else ()  # all columns are all but these
+            # one text a row: the items' own, then those of each variant
+            texts = item_texts(catalogue.items.drop(variants), config.item_fields)
+            for name in config.text_variants:
+                other = column_texts(catalogue.items, name)
+                texts += [own if text is None else text for own, text in zip(texts[: self.n_items], other, strict=True)]
             self.pieces = PromptTokens(ALONE, self.backbone.tokenizer, texts, cache=catalogue.cache)
             self.n_cut = self.pieces.cut_candidates(self.max_length)
         size = self.backbone.hidden_size
@@ -149,14 +160,26 @@ class TwoTower(LanguageRecommender):
     def check(cls, config: Any, catalogue: Catalogue) -> None:
         super().check(config, catalogue)
         chosen(catalogue, config.vectors)
+        for name in config.text_variants:
+            if name not in catalogue.items.columns:
+                found = f"text_variants: unknown item field '{name}'"
+                raise InputError(f"{found}{nearest(name, catalogue.items.columns)}")
         if config.adversarial and DOMAIN not in catalogue.items.columns:
             raise InputError(f"adversarial: the items have no '{DOMAIN}'; only joined data sets have several")
 
+    @classmethod
+    def samplings(cls, config: ModelConfig) -> frozenset[SamplingKind]:
+        drawn = isinstance(config, TwoTowerConfig) and config.negatives > 0 and not config.zero_shot
+        return frozenset({"uniform", "popularity"}) if drawn else frozenset({"uniform"})
+
     def encode_items(self, items: Tensor) -> Tensor:
-        """Return (m, d) normalised vectors of (m,) item ids."""
-        parts = []
+        """Return (m, d) normalised vectors of (m,) item ids; in training of one of the texts of each."""
+        parts, row = [], items
+        if self.training and self.config.text_variants:
+            drawn = torch.randint(1 + len(self.config.text_variants), items.shape, device=items.device)
+            row = items + self.n_items * drawn
         if self.reads_queries:
-            prompts = flat_prompts(self.pieces, self.max_length, candidate=items.cpu().numpy().astype(np.int64))
+            prompts = flat_prompts(self.pieces, self.max_length, candidate=row.cpu().numpy().astype(np.int64))
             parts.append(F.normalize(self.backbone.encode_all(prompts), dim=-1))
         for name, layer in zip(self.config.vectors, self.fused, strict=True):
             parts.append(layer(getattr(self, f"given_{name}")[items]))
@@ -184,7 +207,7 @@ class TwoTower(LanguageRecommender):
         history = batch.history
         real = history < self.n_items
         n_real = int(real.sum())
-        drawn = torch.randint(self.n_items, (self.config.negatives,), device=history.device)
+        drawn = self.drawn_items(self.config.negatives)
         items, place = torch.unique(torch.cat([history[real], drawn]), return_inverse=True)
         vectors = self.encode_items(items)
         table = torch.cat([vectors, vectors.new_zeros(1, vectors.shape[1])])
@@ -200,7 +223,7 @@ class TwoTower(LanguageRecommender):
         user = self._user(mean[real])
         logits = user @ vectors.T / self.config.temperature
         # log-Q correction: how often an item is to be expected among the batch's own and the drawn ones
-        expected = n_real * self.frequency[items].exp() + len(drawn) / self.n_items
+        expected = n_real * self.frequency[items].exp() + self.expected_among(len(drawn), items)
         logits = logits + self.popularity * self.frequency[items] - expected.log()
         answer = column[real]
         own = torch.zeros(len(history), len(items) + 1, dtype=torch.bool, device=history.device)
@@ -279,7 +302,7 @@ class TwoTower(LanguageRecommender):
         return {
             **super().report(),
             "encode_ms": self.encode_ms(),
-            "item_texts_cut_share": self.n_cut / max(self.n_items, 1),
+            "item_texts_cut_share": self.n_cut / max(self.n_items * (1 + len(self.config.text_variants)), 1),
             "popularity_weight": float(self.popularity.detach()),
             "decay": float(F.softplus(self.decay.detach())),
         }

@@ -14,6 +14,7 @@ from rich.table import Table
 from benchmark.data.cache import prepare as prepare_dataset
 from benchmark.data.split import split as split_dataset
 from benchmark.data.vectors import with_vectors
+from benchmark.enrichment.enrich import enrich
 from benchmark.errors import InputError
 from benchmark.evaluation.metrics import parse_metric
 from benchmark.experiment import START, Experiment, RunSpec, check_columns
@@ -38,8 +39,16 @@ class Planned:
     record: RunRecord | None
 
 
-def prepare(experiment: Experiment | RunSpec, runs: str | Path = "runs") -> PreparedData:
-    """Load (or take from the cache), filter and split the data of an experiment, or of one run of it.
+def prepare(
+    experiment: Experiment | RunSpec, runs: str | Path = "runs", console: Console | None = None, write: bool = True
+) -> PreparedData:
+    """Load (or take from the cache), filter, split and enrich the data of an experiment, or of one run of it.
+
+    Args:
+        experiment: whose data.
+        runs: folder of records, of the data cache and of written texts.
+        console: for the progress of texts that are written, and what they cost.
+        write: False has no text written that is not kept yet, and so costs nothing.
 
     Raises:
         InputError: the data cannot be used; one line that says where and why.
@@ -48,8 +57,12 @@ def prepare(experiment: Experiment | RunSpec, runs: str | Path = "runs") -> Prep
     dataset = prepare_dataset(experiment.dataset.source, experiment.dataset.filters, Path(runs) / "data")
     dataset = with_vectors(dataset, experiment.dataset.vectors)
     split = split_dataset(dataset, experiment.task.split, experiment.split_seed)
+    fingerprint = dataset.fingerprint()
+    if columns := experiment.dataset.enrich:
+        enriched = enrich(columns, dataset, split, Path(runs) / "texts", console, write)
+        dataset, split, fingerprint = enriched.dataset, enriched.split, enriched.fingerprint
     seconds = time.perf_counter() - start
-    return PreparedData(dataset, split, dataset.fingerprint(), split.fingerprint(), seconds)
+    return PreparedData(dataset, split, fingerprint, split.fingerprint(), seconds)
 
 
 def plan(experiment: Experiment, data: PreparedData, store: RunStore) -> list[Planned]:
@@ -148,7 +161,7 @@ def run(
     """
     console = console or Console(quiet=True)
     store = RunStore(runs)
-    data = data or prepare(experiment, runs)
+    data = data or prepare(experiment, runs, console)
     planned = plan(experiment, data, store)
     chosen = [p for p in planned if p.state in ("to do", "to continue") or (retry_failed and p.state == "failed")]
     chosen += _starts(chosen, data, store, {p.key for p in planned})

@@ -74,7 +74,7 @@ def by_key(key: str, runs: str | Path = "runs") -> TrainedModel:
         state = "is the trial of a search, which keeps no weights" if record.study else f"is {record.status}"
         raise InputError(f"{key}: the run of '{record.label}' {state}")
     spec = RunSpec.from_resolved(record.spec, record.experiment, record.label)
-    return TrainedModel(spec, record, prepare(spec, runs), store)
+    return TrainedModel(spec, record, prepare(spec, runs, write=False), store)
 
 
 def of_experiment(

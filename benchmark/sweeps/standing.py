@@ -70,7 +70,7 @@ class Standing:
         return {label: n["complete"] + n["pruned"] for label, n in counts.items()}
 
 
-def standing(experiment: Experiment, runs: Path, defaults: bool, console: Console) -> Standing:
+def standing(experiment: Experiment, runs: Path, defaults: bool, console: Console, write: bool = False) -> Standing:
     """Return how an experiment stands in ``runs``, and print which of its models are tuned.
 
     Args:
@@ -78,11 +78,12 @@ def standing(experiment: Experiment, runs: Path, defaults: bool, console: Consol
         runs: folder of the runs.
         defaults: the file's own parameters, whatever a sweep selected.
         console: where to print.
+        write: texts of the data that are not kept yet are written, which may cost.
 
     Raises:
         InputError: the data cannot be used.
     """
-    data = prepare(experiment, runs)
+    data = prepare(experiment, runs, console, write)
     searched = [label for label, entry in experiment.models.items() if entry.search]
     if defaults or not searched:
         return Standing(experiment, data, runs, tuned=not defaults)

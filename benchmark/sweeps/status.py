@@ -21,7 +21,7 @@ STATES = ("done", "running", "failed", "to do")
 
 def show_status(experiment: Experiment, runs: Path, storage: str | None, console: Console, file: Path) -> None:
     """Print one row a search and one a model's runs, each failure with its error, and the time left."""
-    data, store = prepare(experiment, runs), RunStore(runs)
+    data, store = prepare(experiment, runs, write=False), RunStore(runs)
     table = Table(title=f"Status of {experiment.name}", title_justify="left", box=None, header_style="bold")
     table.add_column("model")
     table.add_column("what")

@@ -23,6 +23,12 @@ class TestMFWithCrossEntropy(RecommenderContract):
     tasks = ("ranking", "preference")
 
 
+class TestMFWithHardNegatives(RecommenderContract):
+    model = MF
+    config = {**QUICK, "loss": "bce", "negative_sampling": {"kind": "hard", "pool": 2}}
+    floor = 0.65
+
+
 def test_bpr_cannot_take_dislikes() -> None:
     data, task = planted("preference")
     with pytest.raises(InputError, match="MF cannot do a preference task"):

@@ -25,6 +25,19 @@ class TestSASRecBCE(RecommenderContract):
     floor = 0.85
 
 
+class TestSASRecAugmented(RecommenderContract):
+    model = SASRec
+    config = {
+        **QUICK,
+        "loss": "bce",
+        "negatives": 4,
+        "negative_sampling": "popularity",
+        "augment": {"crop": 0.8, "mask": 0.2, "reorder": 0.2, "probability": 0.3},
+    }
+    epochs = 25
+    floor = 0.8
+
+
 class TestSASRecByLabels(RecommenderContract):
     model = SASRec
     config = {**QUICK, "batch_size": 256, "loss": "labels"}

@@ -95,3 +95,11 @@ def test_a_real_pretrained_model_learns_a_batch_of_prompts() -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.75 * losses[0], losses
+
+
+def test_hard_negatives_and_augmented_histories_train_a_prompt() -> None:
+    data, task = planted("ranking")
+    config = {"backbone": tiny_bert(), "batch_size": 64, "negative_sampling": {"kind": "hard", "pool": 2}}
+    options = {"test": False, "limit_train_batches": 3, "limit_val_batches": 0}
+    fitted = fit(Pointwise, config | {"augment": {"crop": 0.5}}, data, task, **options)
+    assert fitted.trainer.global_step == 3

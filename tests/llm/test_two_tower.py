@@ -57,17 +57,25 @@ def test_vectors_and_scores_in_training_are_those_of_scoring_and_scores_have_gra
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for n, p in model.named_parameters() if "lora" in n)
 
 
-def test_log_q_correction_takes_out_how_often_an_item_is_there() -> None:
+@pytest.mark.parametrize("sampling", ["uniform", "popularity"])
+def test_log_q_correction_takes_out_how_often_an_item_is_there(sampling: str) -> None:
     """Each logit less the log of how often its item is to be expected in the batch (Yi et al., eq. 3 of section 4)."""
     data, _ = planted("ranking")
-    model = TwoTower(TwoTower.Config(backbone=tiny_bert(), negatives=6), data.catalogue()).eval()
+    config = TwoTower.Config(backbone=tiny_bert(), negatives=6, negative_sampling=sampling)
+    model = TwoTower(config, data.catalogue()).eval()
+    chance = torch.from_numpy(np.bincount(data.train.item, minlength=data.n_items) ** 0.75).float()
+    if sampling == "uniform":
+        chance = torch.ones(data.n_items)
+    chance /= chance.sum()
     history = torch.tensor([[1, 2, 3, 4, 5]])
     batch = Batch(user=torch.tensor([2]), history=history, history_length=torch.tensor([5]))
     with torch.no_grad():
         torch.manual_seed(0)
         found = model.loss(batch)
         torch.manual_seed(0)
-        there = sorted({*history[0].tolist(), *torch.randint(data.n_items, (6,)).tolist()})
+        uniform = sampling == "uniform"
+        drawn = torch.randint(data.n_items, (6,)) if uniform else torch.multinomial(chance, 6, replacement=True)
+        there = sorted({*history[0].tolist(), *drawn.tolist()})
         vectors = model.encode_items(torch.arange(data.n_items))
         count = np.bincount(data.train.item, minlength=data.n_items) + 1
         share = torch.from_numpy(count / count.sum()).float()
@@ -82,7 +90,7 @@ def test_log_q_correction_takes_out_how_often_an_item_is_there() -> None:
                 items = torch.tensor([target, *(j for j in there if j not in history[0].tolist())])
                 logits = vectors[items] @ user / model.config.temperature + model.popularity * share[items].log()
                 if corrected:
-                    logits = logits - (5 * share[items] + 6 / data.n_items).log()
+                    logits = logits - (5 * share[items] + 6 * chance[items]).log()
                 losses[corrected].append(float(-logits.log_softmax(0)[0]))
     assert float(found) == pytest.approx(np.mean(losses[True]), rel=1e-4)
     assert float(found) != pytest.approx(np.mean(losses[False]), rel=1e-3)
@@ -187,8 +195,6 @@ def _tokens(model: TwoTower, item: int) -> np.ndarray:
 
 
 def test_no_text_in_the_catalogue_is_one_line() -> None:
-    from benchmark.errors import InputError
-
     data, _ = planted("ranking")
     catalogue = data.catalogue()
     empty = catalogue.__class__(**{**vars(catalogue), "items": catalogue.items.select("item_id")})
@@ -245,3 +251,32 @@ def test_vectors_that_cannot_be_read() -> None:
         TwoTower.Config(zero_shot=True, vectors=["image"])
     with pytest.raises(InputError, match="vectors: the data has no vectors 'sound'"):
         TwoTower.check(TwoTower.Config(backbone=tiny_bert(), vectors=["sound"]), planted("ranking")[0].catalogue())
+
+
+def test_in_training_an_item_is_read_as_one_of_its_texts_and_scored_as_its_own() -> None:
+    data, task = planted("ranking")
+    titles = data.items["title"].to_list()
+    other = pl.Series("other", [None if i % 2 else f"the oven and the ghost {i}" for i in range(data.n_items)])
+    data = replace(data, items=data.items.with_columns(other))
+    config = {"backbone": tiny_bert(), "text_variants": ["other"]}
+    model = TwoTower(TwoTower.Config(**config, item_fields=["title"]), data.catalogue())
+    every = torch.arange(20)
+    with torch.no_grad():
+        own = model.eval().encode_items(every)
+        texts = [text if text is not None else title for text, title in zip(other, titles, strict=True)]
+        variant = model.encode_texts(texts[:20])
+        model.train()
+        torch.manual_seed(0)
+        drawn = model.encode_items(every.repeat(40)).unflatten(0, (40, 20))
+    is_own = torch.isclose(drawn, own, atol=1e-4).all(2)
+    is_variant = torch.isclose(drawn, variant, atol=1e-4).all(2)
+    assert (is_own | is_variant).all()
+    assert is_own[:, 1::2].all()  # without another text it keeps its own
+    assert is_own[:, ::2].float().mean() == pytest.approx(0.5, abs=0.08)
+    plain = TwoTower(TwoTower.Config(backbone=tiny_bert()), replace(data, items=data.items.drop("other")).catalogue())
+    whole = TwoTower(TwoTower.Config(**config), data.catalogue())
+    with torch.no_grad():  # all columns are the own text, but for the variants
+        torch.testing.assert_close(whole.eval().encode_items(every), plain.eval().encode_items(every))
+    fit(TwoTower, config, data, task, test=False, limit_train_batches=2, limit_val_batches=0)
+    with pytest.raises(InputError, match="text_variants: unknown item field 'othr'; did you mean 'other'"):
+        TwoTower.check(TwoTower.Config(**config | {"text_variants": ["othr"]}), data.catalogue())

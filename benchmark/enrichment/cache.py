@@ -1,0 +1,82 @@
+"""TextCache: what was written for which prompt, in one file that several processes may use; nothing is paid twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import InputError
+
+FILE = "texts.sqlite"
+_WAIT = 60.0  # seconds for another process to finish a write
+_AT_ONCE = 500  # keys of one query
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A text that was written, and what it took: tokens of the prompt and of the text, as the writer counts them."""
+
+    text: str
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+def key_of(identity: dict[str, Any], prompt: str) -> str:
+    """Return the SHA-256 of who writes, with which settings and seed, and of the prompt."""
+    return hashlib.sha256(json.dumps([identity, prompt], sort_keys=True).encode()).hexdigest()
+
+
+class TextCache:
+    """Answers by key, in one sqlite3 file; each is committed as it comes, so that whatever happens next it is kept.
+
+    Args:
+        folder: where the file is; made at the first ``put``.
+
+    Raises:
+        InputError: in ``get`` and ``put``, where the file cannot be read or written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        self._there = False
+
+    def get(self, keys: Iterable[str]) -> dict[str, Answer]:
+        """Return the answers that are there, by key."""
+        out: dict[str, Answer] = {}
+        if not self.path.exists():
+            return out
+        try:
+            with closing(self._connect()) as database:
+                wanted = list(keys)
+                for start in range(0, len(wanted), _AT_ONCE):
+                    some = wanted[start : start + _AT_ONCE]
+                    marks = ", ".join("?" * len(some))
+                    query = f"SELECT key, text, tokens_in, tokens_out FROM answers WHERE key IN ({marks})"
+                    out |= {key: Answer(*rest) for key, *rest in database.execute(query, some)}
+        except sqlite3.Error as error:
+            raise InputError(f"{self.path}: cannot be read ({error})") from None
+        return out
+
+    def put(self, key: str, answer: Answer) -> None:
+        """Keep an answer; the first one of a key stays."""
+        try:
+            with closing(self._connect()) as database, database:
+                values = key, answer.text, answer.tokens_in, answer.tokens_out
+                database.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", values)
+        except (sqlite3.Error, OSError) as error:
+            raise InputError(f"{self.path}: cannot be written ({error})") from None
+
+    def _connect(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(self.path, timeout=_WAIT)
+        if not self._there:
+            columns = "key TEXT PRIMARY KEY, text TEXT, tokens_in INTEGER, tokens_out INTEGER"
+            database.execute(f"CREATE TABLE IF NOT EXISTS answers ({columns}) WITHOUT ROWID")
+            self._there = True
+        return database
