@@ -17,10 +17,8 @@ from benchmark.data.text import item_texts
 from benchmark.llm.encoder import Encoder, Pooling
 from benchmark.llm.pieces import PromptTokens
 from benchmark.llm.prompts import flat_prompts
-from benchmark.llm.templates import Template
+from benchmark.llm.templates import ALONE
 from benchmark.llm.training import LanguageRecommender, LLMConfig
-
-ALONE = Template(way="pointwise", template="{candidate}", answers=("", ""))  # a text and nothing else
 
 
 class TwoTowerConfig(LLMConfig):
