@@ -24,10 +24,10 @@ _VARIABLE = re.compile(r"\$\{?(\w+)")
 def resolve(name: str | Path) -> Path | str:
     """Return the folder of a backbone, or its hub name where it is yet to be downloaded.
 
-    A local folder is used as it is; environment variables in its name ($MODELS/llama) are filled in here alone, so that
-    settings and records keep the name without a path of this machine. The default backbone comes first from the installed package, whose weights are the
-    hub's file byte for byte (checked by SHA-256), so that no network is needed. Any other hub name is looked for in the
-    local Hugging Face cache, then on the hub.
+    A local folder is used as it is. Environment variables in a name ($MODELS/llama) are filled in here alone: settings
+    and records keep the name without a path of this machine. The default backbone comes first from the installed
+    package, whose weights are the hub's file byte for byte (checked by SHA-256), so that no network is needed. Any
+    other hub name is looked for in the local Hugging Face cache, then on the hub.
 
     Raises:
         InputError: no such folder; no safetensors in it; packaged weights with another SHA-256; no way to the hub; an

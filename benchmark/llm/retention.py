@@ -300,7 +300,7 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
 
 
 def neighbour_overlap(x: Tensor, y: Tensor, k: int = NEIGHBOURS) -> float:
-    """Return the share of each text's k nearest others, by cosine, that are the same in both (n, d), mean over texts."""
+    """Return the share of a text's k nearest others, by cosine, that are the same in both (n, d), mean over texts."""
     k = min(k, len(x) - 1)
     if k < 1:
         return 1.0

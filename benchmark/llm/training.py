@@ -120,9 +120,8 @@ class LanguageRecommender(Recommender):
             return None
         loss = self.loss(batch) + self.backbone.regularization()
         if self._protection is not None and self.trains_backbone():
-            loss = loss + self._protection.penalty(
-                self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
-            )
+            before = self.current_epoch * int(self.trainer.num_training_batches)
+            loss = loss + self._protection.penalty(before + batch_idx)
         return loss
 
     # --- optimisation ----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Protect: each protection lowers the drift it is for at equal steps, means what its paper says, and is off by default."""
+"""Protect: each protection lowers drift at equal steps, is what its paper says, and is off by default."""
 
 from __future__ import annotations
 
@@ -186,8 +186,8 @@ def test_without_protection_training_is_what_it_was_and_with_it_repeats() -> Non
         (TwoTower, {"protect": {"kl": 1.0}}, "protect.kl: needs a language model head, and this is an encoder; use"),
         (TwoTower, {"protect": {"replay": 1.0}}, "protect.replay: needs a language model head"),
         (Pointwise, {"backbone": tiny("llama"), "protect": {"embedding": 1.0}}, "protect.embedding: is for encoders"),
-        (TwoTower, {"peft": {"kind": "frozen"}, "protect": {"l2_sp": 1.0}}, "protect.l2_sp: the backbone is not trained"),
-        (Pointwise, {"backbone": tiny("t5"), "zero_shot": True, "protect": {"kl": 1.0}}, "protect.kl: the backbone is not"),
+        (TwoTower, {"peft": {"kind": "frozen"}, "protect": {"l2_sp": 1.0}}, "protect.l2_sp: the backbone is not"),
+        (Pointwise, {"backbone": tiny("t5"), "zero_shot": True, "protect": {"kl": 1}}, "protect.kl: the backbone is"),
     ],
 )  # fmt: skip
 def test_what_means_nothing_is_refused_before_anything_runs(cls: Any, config: dict[str, Any], said: str) -> None:
