@@ -133,7 +133,10 @@ class Protection:
             assert isinstance(model, Encoder)
             rows = self._turn(step, len(self._vectors))
             texts = plain_texts("trained")
+            mode = model.training
+            model.eval()  # as the pretrained ones were read: under dropout the distance would be mostly noise
             now = vectors(model, [texts[row] for row in rows.tolist()])
+            model.train(mode)
             total = total + settings.embedding * (now - self._vectors[rows]).square().sum(1).mean()
         return total
 

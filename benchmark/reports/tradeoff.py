@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmark.errors import missing_extra
-from benchmark.reports.budget_figures import FAINT, LINE_STYLES, MARKERS, SHAPES
+from benchmark.reports.budget_figures import FAINT, INK, LINE_STYLES, MARKERS, SHAPES, spread
 from benchmark.reports.names import GROUP_TITLES, measured_title, title
 from benchmark.reports.page import switch
 from benchmark.reports.page import table as html_table
 from benchmark.reports.part import Part
 from benchmark.reports.render import number
-from benchmark.reports.report_figures import DASHES, LINES, bare_figure, plain
-from benchmark.reports.search_figures import GREY
+from benchmark.reports.report_figures import DASHES, LINES, LOOKS, bare_figure, plain
 from benchmark.reports.table import Cell, ComparisonTable
 from benchmark.runs.record import whole_file
 
@@ -40,7 +39,7 @@ TOLD = {
     "neighbour_overlap": "share of the 10 nearest texts kept from the base; 1: nothing changed",
 }
 WIDE = 20  # an axis whose largest number is so many times its smallest one is logarithmic
-SMALL, LARGE = 5.0, 11.0  # size of the marks of a line, from its first row to its last
+SMALL, LARGE = 6.0, 11.0  # size of the marks of a line, from its first row to its last
 LEGEND_WIDTH = 36
 
 
@@ -74,13 +73,19 @@ class Level:
     group: str
     cell: Cell
 
+    @property
+    def y(self) -> float:
+        assert self.cell.mean is not None
+        return self.cell.mean
+
 
 @dataclass(frozen=True)
 class Axis:
-    """How the numbers are laid out: ``floor`` is where a 0 stands on a logarithmic axis."""
+    """How numbers are laid out: ``floor`` is the left end of a logarithmic axis, where a 0 stands if there is one."""
 
     log: bool
     floor: float
+    zero: bool = False
 
     def place(self, x: float) -> float:
         return max(x, self.floor) if self.log else x
@@ -177,7 +182,7 @@ def axis_of(lines: Sequence[Line]) -> Axis:
     if not real or min(values) < 0 or max(real) / min(real) < WIDE:
         return Axis(False, 0.0)
     lower = [x for x in values if x < min(real)]
-    return Axis(True, min(real) / 4 if lower else min(real))
+    return Axis(True, min(real) / 4, True) if lower else Axis(True, min(real))
 
 
 def interactive(lines: Sequence[Line], levels: Sequence[Level], x_title: str, y_title: str) -> Figure:
@@ -205,9 +210,9 @@ def interactive(lines: Sequence[Line], levels: Sequence[Level], x_title: str, y_
     for level, dash in zip(levels, cycle(DASHES[1:]), strict=False):
         figure.add_scatter(
             x=[left, right],
-            y=[level.cell.mean] * 2,
+            y=[level.y] * 2,
             mode="lines",
-            line={"color": GREY, "dash": dash, "width": 1.5},
+            line={"color": LOOKS[level.group][0], "dash": dash, "width": 1.5},
             name=plain(level.label),
             hovertemplate=f"{plain(level.label)}, {GROUP_TITLES[level.group]}<br>{y_title} %{{y:.4f}}<extra></extra>",
         )
@@ -243,9 +248,12 @@ def still(lines: Sequence[Line], levels: Sequence[Level], x_title: str, y_title:
             for at, value, size in zip(x, y, _sizes(len(x)), strict=True):
                 axes.plot(at, value, MARKERS[shape], color=color, markersize=size, markeredgecolor="white", zorder=4)
             axes.plot([], [], f"{style}{MARKERS[shape]}", color=color, markersize=7, label=_legend(line))
-        left, right = _ends(lines, axis)
         for level, dash in zip(levels, cycle(DASHES[1:]), strict=False):
-            axes.plot([left, right], [level.cell.mean] * 2, LINE_STYLES[dash], color=GREY, label=level.label, zorder=1)
+            axes.axhline(level.y, linestyle=LINE_STYLES[dash], color=LOOKS[level.group][0], linewidth=1.4, zorder=1)
+        bottom, top = axes.get_ylim()
+        for name, y in spread({level.label: level.y for level in levels}, (top - bottom) / 30).items():
+            axes.text(1.01, y, name, transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=INK)
+        right = _ends(lines, axis)[1]
         if axis.log:
             ticks = _ticks(axis, right)
             axes.set_xscale("log")
@@ -294,10 +302,12 @@ def _ends(lines: Sequence[Line], axis: Axis) -> tuple[float, float]:
 def _ticks(axis: Axis, right: float) -> dict[float, str]:
     """Return the ticks of a logarithmic axis: ones, twos and fives, few enough to be read, and the 0 at its floor."""
     every = {float(f"{m}e{e}"): f"{float(f'{m}e{e}'):g}" for e in range(-9, 10) for m in (1, 2, 5)}
-    inside = {x: text for x, text in every.items() if 1.5 * axis.floor < x <= 1.02 * right}
-    if len(inside) > 9:
-        inside = {x: text for x, text in inside.items() if text.strip("0.") in ("1", "1e-0") or text.startswith("1")}
-    return {axis.floor: "0"} | inside
+    left = 2 * axis.floor if axis.zero else axis.floor
+    inside = {x: text for x, text in every.items() if left <= x <= 1.02 * right}
+    if len(inside) > 10:
+        inside = {x: text for x, text in inside.items() if text.lstrip("0.")[0] == "1"}
+    zero = {axis.floor: "0"} if axis.zero else {}
+    return zero | inside
 
 
 def _number(p: Part, label: str, name: str) -> float | None:

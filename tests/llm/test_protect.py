@@ -50,6 +50,7 @@ def drifted(model: Backbone, protect: dict[str, Any], rate: float) -> float:
     settings = Protect.model_validate({"texts": 32, "length": 12, "texts_per_step": 16, **protect})
     protection = Protection(model, settings)
     protection.begin()
+    model.eval()  # dropout is no part of what is compared
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
     torch.manual_seed(0)
     for step in range(12):
@@ -87,14 +88,14 @@ def test_language_models_move_less_at_equal_steps(kind: PeftKind) -> None:
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_encoders_move_less_at_equal_steps(kind: PeftKind) -> None:
-    rate = 0.02 if kind == "lora" else 0.003
+    rate = 0.02 if kind == "lora" else 0.001
 
     def drift(**protect: float) -> float:
         return drifted(Encoder(tiny_bert(), Peft(kind=kind), LOADING, seed=0), protect, rate)
 
     free = drift()
     assert free > 0.001
-    for protect in ({"embedding": 10.0}, {"l2_sp": 1.0}):
+    for protect in ({"embedding": 100.0}, {"l2_sp": 100.0}):
         assert drift(**protect) < 0.7 * free, protect
 
 
