@@ -13,6 +13,16 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Tradeoff(_Strict):
+    """The figure of a metric against what models say of themselves: recommendation quality against retention."""
+
+    measured: str = Field(description="Of `report()` of the models, such as base_kl or base_cka: the horizontal axis.")
+    metric: str | None = Field(None, description="A metric of the task; its first one when left out.")
+    curves: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="Name of a line -> labels of its rows, in the order of their strength."
+    )
+
+
 class Report(_Strict):
     """How the table and the report are made; no setting of it changes a run."""
 
@@ -39,6 +49,9 @@ class Report(_Strict):
         (),
         description="Columns of fairness and exposure, from the stored lists and ranks: coverage@10, gini@10, "
         "novelty@10, diversity@10, popularity_bias@10, gap(gender), gap(age):auc, exposure(genres)@10.",
+    )
+    tradeoff: Tradeoff | None = Field(
+        None, description="tradeoff.svg and a section of the report: a metric against a measured number."
     )
     proposed: tuple[str, ...] | None = Field(
         None, description="Labels of the models that the table argues for; the language models when left out."

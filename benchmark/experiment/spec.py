@@ -174,6 +174,23 @@ class Experiment(_Strict):
                 raise ValueError(f"report.proposed: no model '{label}'{nearest(label, self.models)}")
         return self
 
+    @model_validator(mode="after")
+    def _tradeoff_is_there(self) -> Experiment:
+        if (wanted := self.report.tradeoff) is None:
+            return self
+        if wanted.metric is not None and wanted.metric not in self.task.metrics:
+            raise ValueError(
+                f"report.tradeoff.metric: '{wanted.metric}' is not among task.metrics"
+                f"{nearest(wanted.metric, self.task.metrics)}"
+            )
+        for name, labels in wanted.curves.items():
+            for label in labels:
+                if label not in self.models:
+                    raise ValueError(f"report.tradeoff.curves.{name}: no model '{label}'{nearest(label, self.models)}")
+            if len(set(labels)) < len(labels):
+                raise ValueError(f"report.tradeoff.curves.{name}: '{max(labels, key=labels.count)}' stands twice")
+        return self
+
     @field_validator("models")
     @classmethod
     def _families(cls, models: dict[str, ModelEntry]) -> dict[str, ModelEntry]:

@@ -107,6 +107,8 @@ class Backbone(nn.Module):
             raise InputError(f"backbone '{self.name}': max_length {max_length} is over the model's {longest}")
         self.max_length = max_length or longest
         self._merged = False
+        self._as_pretrained = False
+        self._loaded_as = self.peft
         with torch.random.fork_rng(enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
@@ -165,9 +167,14 @@ class Backbone(nn.Module):
             out = torch.where((ids == n + j).unsqueeze(-1), values.unsqueeze(1).to(out.dtype), out)
         return out
 
+    @property
+    def soft(self) -> bool:
+        """Whether virtual tokens are read before a text."""
+        return self.peft.soft and not self._as_pretrained
+
     def virtual(self, n: int) -> Tensor | None:
         """Return the (n, v, d) trained virtual tokens of prompt and P-tuning, None for other kinds."""
-        if self.peft.kind not in ("prompt", "ptuning"):
+        if self.peft.kind not in ("prompt", "ptuning") or not self.soft:
             return None
         return self.model.get_prompt(n)[:, : self.peft.virtual_tokens]
 
@@ -190,6 +197,45 @@ class Backbone(nn.Module):
     def report(self) -> dict[str, float]:
         """Return numbers about the trained adapter for the record."""
         return {"adalora_mean_rank": adapters.mean_rank(self.model)} if self.peft.kind == "adalora" else {}
+
+    # --- the pretrained model ---------------------------------------------------------------------------------------
+
+    def reference(self) -> Any:
+        """Return the pretrained transformers model, loaded anew: frozen, in eval mode, on this model's device."""
+        model = _load(self.name, self.source, self._loaded_as, self.loading, self.kind, self.head)
+        return model.requires_grad_(False).eval().to(self.device)
+
+    def keep_reference(self, keep: bool) -> None:
+        """Hold the pretrained model beside a ``full`` fine-tuned one, so that ``pretrained`` need not load it again."""
+        # not a submodule: its weights are not this model's own
+        self.__dict__["_reference"] = self.reference() if keep and self.peft.kind == "full" else None
+
+    @contextmanager
+    def pretrained(self) -> Iterator[Backbone]:
+        """Read inside as the pretrained model does: adapter off, no virtual tokens; nothing is trained inside.
+
+        A ``full`` fine-tuned backbone has lost its first weights: they are loaded again for the block, or kept
+        (``keep_reference``). What was begun inside (``LanguageModel.begin``) must be read on inside.
+
+        Raises:
+            RuntimeError: inside of ``merged``, where the first weights are not at hand.
+        """
+        if self._merged:
+            raise RuntimeError("pretrained() inside of merged(): the adapter is part of the weights there")
+        layers, tuned = adapters.tuner_layers(self.model), self.base
+        if self.peft.kind == "full":
+            self.__dict__["base"] = self.__dict__.get("_reference") or self.reference()
+        self._as_pretrained = True
+        for layer in layers:
+            # PEFT's own switch, enable_adapters, also changes what is trained
+            layer._disable_adapters = True
+        try:
+            yield self
+        finally:
+            for layer in layers:
+                layer._disable_adapters = False
+            self._as_pretrained = False
+            self.__dict__["base"] = tuned
 
     # --- merging, saving, loading ----------------------------------------------------------------------------------
 

@@ -64,7 +64,7 @@ class Encoder(Backbone):
                     embeds = torch.cat([virtual.to(embeds.dtype), embeds], 1)
                     mask = torch.cat([mask.new_ones(virtual.shape[:2]), mask], 1)
                 inputs = {"inputs_embeds": embeds}
-            elif self.peft.kind == "prefix":
+            elif self.soft and self.peft.kind == "prefix":
                 mask = torch.cat([mask.new_ones(len(mask), self.peft.virtual_tokens), mask], 1)
                 inputs["past_key_values"] = self.model.get_prompt(len(mask))
             hidden = self.base(attention_mask=mask, **inputs).last_hidden_state

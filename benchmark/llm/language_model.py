@@ -183,7 +183,7 @@ class LanguageModel(Backbone):
 
     def _with_virtual(self, mask: Tensor) -> Tensor:
         """Return the mask of virtual tokens and text."""
-        return torch.cat([mask.new_ones(len(mask), self.peft.virtual_tokens), mask], 1) if self.peft.soft else mask
+        return torch.cat([mask.new_ones(len(mask), self.peft.virtual_tokens), mask], 1) if self.soft else mask
 
     def _decode(
         self,
@@ -204,12 +204,12 @@ class LanguageModel(Backbone):
         if positions is None:
             positions = (mask.cumsum(1) - 1).clamp(min=0)
         inputs: dict[str, Any] = {"input_ids": ids}
-        if past is None and self.peft.soft:
+        if past is None and self.soft:
             positions = positions + self.peft.virtual_tokens
             mask = self._with_virtual(mask)
-        elif past is not None and self.peft.soft:
+        elif past is not None and self.soft:
             positions = positions + self.peft.virtual_tokens
-        if past is None and self.peft.kind == "prefix":
+        if past is None and self.soft and self.peft.kind == "prefix":
             past = self.model.get_prompt(len(ids))
         virtual = self.virtual(len(ids)) if past is None else None
         if virtual is not None or vectors:

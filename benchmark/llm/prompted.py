@@ -50,6 +50,10 @@ class PromptRecommender(LanguageRecommender):
         return True
 
     @classmethod
+    def keeps_head(cls, kind: Kind) -> bool:
+        return kind != "encoder"
+
+    @classmethod
     def answer_words(cls, config: Any, catalogue: Catalogue, template: Template) -> Sequence[str]:
         """Return the words that the model chooses from with one token; none where it writes, or has a head."""
         return ()
@@ -62,6 +66,7 @@ class PromptRecommender(LanguageRecommender):
     @classmethod
     def check(cls, config: Any, catalogue: Catalogue) -> None:
         kind = kind_of(config.backbone, config.trust_remote_code)
+        cls.check_language(config, kind)
         check_loading(config.backbone, config.used_peft(), config.loading(), kind, cls.needs_head(config, kind))
         cls._reader(config, catalogue, load_tokenizer(config.backbone, config.trust_remote_code), kind)
 

@@ -206,6 +206,7 @@ NEEDED: dict[Way, frozenset[str]] = {
 }
 ALLOWED: dict[Way, frozenset[str]] = {way: _HISTORY | needed for way, needed in NEEDED.items()}
 
+ALONE = Template(way="pointwise", template="{candidate}", answers=("", ""))  # a text and nothing else
 _ENGLISH = Template(way="pointwise", template="", answers=("Yes", "No"))
 _CHINESE = replace(
     _ENGLISH, answers=("是", "否"), separator="、", no_profile="未知", no_items="无", time="%Y年%m月"

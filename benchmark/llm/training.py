@@ -15,9 +15,12 @@ from benchmark.data.batch import Batch
 from benchmark.data.negatives import SamplingKind
 from benchmark.data.schema import Catalogue
 from benchmark.llm.adapters import Peft
-from benchmark.llm.backbone import Attention, Backbone, Loading, Quantization, check_loading, kind_of
+from benchmark.llm.backbone import Attention, Backbone, Kind, Loading, Quantization, check_loading, kind_of
 from benchmark.llm.locate import DEFAULT_BACKBONE
 from benchmark.llm.precision import DType
+from benchmark.llm.protect import Protect, Protection
+from benchmark.llm.protect import check as check_protect
+from benchmark.llm.retention import Retention, measure, read_corpus
 from benchmark.recommender import OPTIMIZERS, GradientConfig, ModelConfig, Recommender, Traits
 
 ADAPTER = "adapter"
@@ -50,6 +53,8 @@ class LLMConfig(GradientConfig):
     quantization: Quantization | None = Field(None, description="8bit or 4bit frozen weights (CUDA, bitsandbytes).")
     gradient_checkpointing: bool = Field(False, description="Less memory for a second forward pass.")
     trust_remote_code: bool = Field(False, description="Run code from the model's folder.")
+    protect: Protect = Field(default_factory=Protect, description="What keeps the backbone near what it was.")
+    retention: Retention | None = Field(None, description="Measure after training what is left of what it was.")
 
     def loading(self) -> Loading:
         return Loading(
@@ -80,6 +85,7 @@ class LanguageRecommender(Recommender):
             # one empty pass, as for models without anything to learn
             object.__setattr__(self, "batch_kind", "whole")
         super().__init__(config, catalogue)
+        self._protection: Protection | None = None
 
     @classmethod
     def traits_of(cls, config: ModelConfig) -> Traits:
@@ -101,21 +107,50 @@ class LanguageRecommender(Recommender):
         raise NotImplementedError
 
     @classmethod
+    def keeps_head(cls, kind: Kind) -> bool:
+        """Return whether a backbone of a kind is loaded with its language model head, answering or not."""
+        return False
+
+    @classmethod
     def check(cls, config: Any, catalogue: Catalogue) -> None:
         kind = kind_of(config.backbone, config.trust_remote_code)
+        cls.check_language(config, kind)
         check_loading(config.backbone, config.used_peft(), config.loading(), kind, head=False)
+
+    @classmethod
+    def check_language(cls, config: Any, kind: Kind) -> None:
+        """Refuse protections that mean nothing here and a corpus that is not there, before anything runs."""
+        check_protect(config.protect, config.used_peft().kind != "frozen", cls.keeps_head(kind))
+        if config.retention is not None and config.retention.corpus is not None:
+            read_corpus(config.retention.corpus)
 
     @final
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         if self.config.zero_shot:
             return None
-        return self.loss(batch) + self.backbone.regularization()
+        loss = self.loss(batch) + self.backbone.regularization()
+        if self._protection is not None and self.trains_backbone():
+            before = self.current_epoch * int(self.trainer.num_training_batches)
+            loss = loss + self._protection.penalty(before + batch_idx)
+        return loss
 
     # --- optimisation ----------------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        # before weights come back from a checkpoint: l2_sp pulls to the first ones
+        if self.config.protect.on and self._protection is None and self.trainer.state.fn == "fit":
+            self._protection = Protection(self.backbone, self.config.protect)
 
     def on_fit_start(self) -> None:
         if not self.config.zero_shot:
             self.backbone.set_steps(self.adapter_steps())
+        if self._protection is not None:
+            self._protection.begin()
+
+    def on_fit_end(self) -> None:
+        if self._protection is not None:
+            self._protection.end()
+            self._protection = None
 
     def _total_steps(self) -> int:
         return int(self.trainer.estimated_stepping_batches)
@@ -167,7 +202,8 @@ class LanguageRecommender(Recommender):
             self.backbone.save_adapter(folder / ADAPTER)
 
     def report(self) -> dict[str, float]:
-        return self.backbone.report()
+        wanted = self.config.retention
+        return {**self.backbone.report(), **({} if wanted is None else measure(self.backbone, wanted))}
 
 
 def factor(step: int, steps: int, config: LLMConfig) -> float:

@@ -25,11 +25,9 @@ from benchmark.llm.adapters import Peft
 from benchmark.llm.encoder import Encoder, Pooling
 from benchmark.llm.pieces import PromptTokens
 from benchmark.llm.prompts import flat_prompts
-from benchmark.llm.templates import Template
+from benchmark.llm.templates import ALONE
 from benchmark.llm.training import LanguageRecommender, LLMConfig
 from benchmark.recommender import ModelConfig, Traits
-
-ALONE = Template(way="pointwise", template="{candidate}", answers=("", ""))  # a text and nothing else
 
 
 class TwoTowerConfig(LLMConfig):

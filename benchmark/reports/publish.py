@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from benchmark.experiment import grids
-from benchmark.reports import learning_curve, manifest, render, slices, transfer
+from benchmark.reports import learning_curve, manifest, render, slices, tradeoff, transfer
 from benchmark.reports.part import Part
 from benchmark.reports.table import ComparisonTable, build
 from benchmark.runs.mirror import log_summary, mirrors
@@ -44,6 +44,7 @@ def publish(
     paths = render.write(table, folder)
     paths += learning_curve.write(parts[0], table, folder) if len(parts) == 1 else []
     paths += [*transfer.write(parts, folder), *slices.write(parts, folder)]
+    paths += tradeoff.write(parts[0], table, folder) if len(parts) == 1 else []
     paths.append(manifest.write(manifest.build(table, parts, store, paths), folder))
     paths += learning_curve.write_page(parts[0], table, folder) if len(parts) == 1 else []
     figures: dict[str, Any] = {}

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from benchmark.audit.finding import Finding
 from benchmark.data.schema import SplitData
 from benchmark.experiment import LLM
-from benchmark.reports import audit, learning_curve, slices, transfer
+from benchmark.reports import audit, learning_curve, slices, tradeoff, transfer
 from benchmark.reports import report_figures as draw
 from benchmark.reports.budgets import has_curves
 from benchmark.reports.comparison import reference_of
@@ -103,6 +103,8 @@ def figures_of(parts: Sequence[Part]) -> dict[str, Any]:
             out[f"{several}Training curves"] = curve
         if has_curves(p):
             out[f"{several}{learning_curve.HEADING}"] = learning_curve.first_figure(p, one)
+        if tradeoff.has_points(p):
+            out[f"{several}{tradeoff.HEADING}"] = tradeoff.first_figure(p, one)
     return out
 
 
@@ -134,6 +136,10 @@ def _chapter(
         shown, drawn = learning_curve.section(p, one, prefix)
         figures.update(drawn)
         section("budgets", learning_curve.HEADING, shown)
+    if tradeoff.has_points(p):
+        shown, drawn = tradeoff.section(p, one, prefix)
+        figures.update(drawn)
+        section("tradeoff", tradeoff.HEADING, shown)
     if p.outcomes.labels and metrics:
         against = {
             f"{title(m)} against {COSTS_IN_WORDS[c]}": draw.quality_against_cost(one, m, c)

@@ -284,9 +284,12 @@ def _notes(p: Part) -> list[str]:
         if any(said):
             out.append(f"{label}: {'; '.join(filter(None, said))}")
     known = sorted({name for r in p.records if r is not None for name in r.model_report})
-    for name in p.experiment.report.measured if p.outcomes.labels else ():
+    report = p.experiment.report
+    asked = [("measured", name) for name in report.measured]
+    asked += [("tradeoff", report.tradeoff.measured)] if report.tradeoff else []
+    for key, name in asked if p.outcomes.labels else ():
         if name not in known:
-            out.append(f"report.measured: no row has '{name}'{nearest(name, known) or '; none measures anything'}")
+            out.append(f"report.{key}: no row has '{name}'{nearest(name, known) or '; none measures anything'}")
     for row in p.experiment.published:
         out.append(f"{row.model}, published: {row.source}{'; ' + row.settings if row.settings else ''}")
     return out
