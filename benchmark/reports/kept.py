@@ -24,15 +24,10 @@ def kept(p: Part, label: str) -> str:
     shares = {title(metric): _share(*(p.outcomes.seeds.get((name, metric), []) for name in (label, other)))}
     mine, theirs = p.finished(label), p.finished(other)
     per = "ms/user" if p.experiment.task.kind == "ranking" else "ms/row"
-    for name, what in (("size_mb", "size"), ("encode_ms", "encoding time")):
-        shares[what] = _share(*(_numbers(records, _reported(name)) for records in (mine, theirs)))
+    shares["size"] = _share(*(_numbers(records, lambda r: r.model_report.get("size_mb")) for records in (mine, theirs)))
     shares[per] = _share(*(_numbers(records, lambda r: r.ms_per_user) for records in (mine, theirs)))
     said = [f"{_percent(share)} of the {what}" for what, share in shares.items() if share is not None]
     return f"keeps {', '.join(said)} of {other}" if said else ""
-
-
-def _reported(name: str) -> Callable[[RunRecord], float | None]:
-    return lambda record: record.model_report.get(name)
 
 
 def _numbers(records: Sequence[RunRecord], of: Callable[[RunRecord], float | None]) -> list[float]:
