@@ -56,7 +56,7 @@ def test_columns_of_years_lists_and_text(column: list[Any], expected: list[str])
     assert tastes.top(history).shape == (2, len(expected))
 
 
-@pytest.mark.parametrize("backbone", [tiny("llama"), tiny_bert()])
+@pytest.mark.parametrize("backbone", [tiny("llama"), tiny_bert()], ids=["llama", "bert"])
 def test_prompts_tell_it_as_if_the_whole_text_had_been_tokenised(backbone: str) -> None:
     data, task = planted("preference")
     model = Pointwise(Pointwise.Config(backbone=backbone, prompt=PROMPT, max_history=3), data.catalogue()).eval()
