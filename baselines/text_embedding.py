@@ -19,8 +19,8 @@ from benchmark.recommender import ModelConfig, Recommender
 class TextEmbedding(Recommender):
     """Cosine of sentence embeddings (Reimers & Gurevych, EMNLP 2019, arXiv:1908.10084) with the mean of the user's.
 
-    With ``vectors``, an item is its text's embedding and each of its standardised vectors, all of length 1, side by
-    side: the cosine of two items is the weighted mean of the cosines of their parts, where neither lacks one.
+    With ``vectors``, an item is its text's embedding and each of its vectors, all of length 1, side by side: the cosine
+    of two items is the weighted mean of the cosines of their parts, where neither lacks one.
     """
 
     class Config(ModelConfig):
@@ -51,7 +51,8 @@ class TextEmbedding(Recommender):
 
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         super().__init__(config, catalogue)
-        self.given = chosen(catalogue, config.vectors)
+        chosen(catalogue, config.vectors)
+        self.given = {name: catalogue.vectors[name] for name in config.vectors}
         self.reads_queries = config.item_fields != ()
         self.text_size = 0
         if self.reads_queries:

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from baselines.text_embedding import TextEmbedding
-from benchmark.data.vectors import standardised
 from benchmark.errors import InputError
 from tests.contract import RecommenderContract, fit
 from tests.planted import planted
@@ -29,8 +28,7 @@ class TestVectorsAlone(RecommenderContract):
 def test_the_cosine_of_two_items_is_the_weighted_mean_of_those_of_their_parts() -> None:
     data, task = planted("ranking")
     text = fit(TextEmbedding, {}, data, task, test=False).model.vectors.numpy()
-    image = standardised(data.vectors["image"])
-    image /= np.linalg.norm(image, axis=1, keepdims=True)
+    image = data.vectors["image"] / np.linalg.norm(data.vectors["image"], axis=1, keepdims=True)
     fused = fit(TextEmbedding, {"vectors": ["image"], "weights": [1.0, 3.0]}, data, task).model.vectors.numpy()
     np.testing.assert_allclose(fused @ fused.T, (text @ text.T + 3 * image @ image.T) / 4, atol=1e-5)
 
@@ -38,8 +36,7 @@ def test_the_cosine_of_two_items_is_the_weighted_mean_of_those_of_their_parts() 
 def test_vectors_alone_rank_by_the_cosine_with_the_mean_of_the_users() -> None:
     data, task = planted("ranking")
     fitted = fit(TextEmbedding, {"item_fields": [], "vectors": ["image"]}, data, task)
-    image = standardised(data.vectors["image"])
-    image /= np.linalg.norm(image, axis=1, keepdims=True)
+    image = data.vectors["image"] / np.linalg.norm(data.vectors["image"], axis=1, keepdims=True)
     batch = fitted.batch()
     assert batch.seen is not None
     user = batch.seen.dense(data.n_items).numpy() @ image
