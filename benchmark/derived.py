@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from benchmark.data.batch import Batch
-from benchmark.recommender import ModelConfig, Recommender, Traits
+from benchmark.recommender import Group, ModelConfig, Recommender, Traits
 
 
 class DerivedConfig(ModelConfig):
@@ -30,7 +30,7 @@ class Derived(Recommender):
 
     Config = DerivedConfig
     batch_kind = "whole"
-    group = "ensemble"
+    group: ClassVar[Group] = "ensemble"
     changed: Recommender
 
     def change(self, model: Recommender) -> Recommender:

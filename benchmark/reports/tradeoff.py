@@ -251,8 +251,8 @@ def still(lines: Sequence[Line], levels: Sequence[Level], x_title: str, y_title:
         for level, dash in zip(levels, cycle(DASHES[1:]), strict=False):
             axes.axhline(level.y, linestyle=LINE_STYLES[dash], color=LOOKS[level.group][0], linewidth=1.4, zorder=1)
         bottom, top = axes.get_ylim()
-        for name, y in spread({level.label: level.y for level in levels}, (top - bottom) / 30).items():
-            axes.text(1.01, y, name, transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=INK)
+        for name, place in spread({level.label: level.y for level in levels}, (top - bottom) / 30).items():
+            axes.text(1.01, place, name, transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=INK)
         right = _ends(lines, axis)[1]
         if axis.log:
             ticks = _ticks(axis, right)
