@@ -246,7 +246,8 @@ def still(lines: Sequence[Line], levels: Sequence[Level], x_title: str, y_title:
             style = "-" if len(x) > 1 else ""
             axes.plot(x, y, style, color=color, linewidth=1.8, zorder=3)
             for at, value, size in zip(x, y, _sizes(len(x)), strict=True):
-                axes.plot(at, value, MARKERS[shape], color=color, markersize=size, markeredgecolor="white", zorder=4)
+                edge = color if MARKERS[shape] == "x" else "white"  # a cross is nothing but its edge
+                axes.plot(at, value, MARKERS[shape], color=color, markersize=size, markeredgecolor=edge, zorder=4)
             axes.plot([], [], f"{style}{MARKERS[shape]}", color=color, markersize=7, label=_legend(line))
         for level, dash in zip(levels, cycle(DASHES[1:]), strict=False):
             axes.axhline(level.y, linestyle=LINE_STYLES[dash], color=LOOKS[level.group][0], linewidth=1.4, zorder=1)
@@ -261,7 +262,7 @@ def still(lines: Sequence[Line], levels: Sequence[Level], x_title: str, y_title:
             axes.minorticks_off()
         axes.set_xlabel(x_title + (" (log scale)" if axis.log else ""))
         axes.set_ylabel(y_title)
-        axes.set_title(f"{head}; bars: 95 % interval over users", loc="left", fontsize=11)
+        axes.set_title(f"{head}; bars: 95 % interval over users", loc="left", fontsize=10)
         axes.grid(color=FAINT, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
