@@ -105,7 +105,7 @@ def write(p: Part, table: ComparisonTable, folder: Path) -> list[Path]:
     assert wanted is not None
     metric = wanted.metric or p.outcomes.metrics[0]
     lines, levels = gathered(p, table, metric)
-    head = f"{title(metric)} against what is kept of the pretrained model, {p.experiment.dataset.source.source}"
+    head = f"{title(metric)} against retention, {p.experiment.dataset.source.source}"
     with whole_file(folder / FILE) as temporary:
         temporary.write_text(still(lines, levels, axis_title(wanted.measured), title(metric), head), encoding="utf-8")
     return [folder / FILE]
