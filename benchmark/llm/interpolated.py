@@ -64,6 +64,6 @@ def interpolate(backbone: Backbone, share: float, label: str = "backbone") -> No
         # from here on it is a model with weights of its own, whose pretrained ones are read from the files
         backbone.peft = backbone.peft.model_copy(update={"kind": "full"})
         return
-    first = dict(backbone.reference().named_parameters())
+    pretrained = dict(backbone.reference().named_parameters())
     for name, p in backbone.base.named_parameters():
-        p.data = torch.lerp(first[name].to(p), p.data, share)
+        p.data = torch.lerp(pretrained[name].to(p), p.data, share)

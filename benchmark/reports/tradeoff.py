@@ -105,7 +105,7 @@ def write(p: Part, table: ComparisonTable, folder: Path) -> list[Path]:
     assert wanted is not None
     metric = wanted.metric or p.outcomes.metrics[0]
     lines, levels = gathered(p, table, metric)
-    head = f"{title(metric)} against what is kept of the pretrained model, {p.experiment.dataset.source.source}"
+    head = f"{title(metric)} against retention, {p.experiment.dataset.source.source}"
     with whole_file(folder / FILE) as temporary:
         temporary.write_text(still(lines, levels, axis_title(wanted.measured), title(metric), head), encoding="utf-8")
     return [folder / FILE]
@@ -246,13 +246,14 @@ def still(lines: Sequence[Line], levels: Sequence[Level], x_title: str, y_title:
             style = "-" if len(x) > 1 else ""
             axes.plot(x, y, style, color=color, linewidth=1.8, zorder=3)
             for at, value, size in zip(x, y, _sizes(len(x)), strict=True):
-                axes.plot(at, value, MARKERS[shape], color=color, markersize=size, markeredgecolor="white", zorder=4)
+                edge = color if MARKERS[shape] == "x" else "white"  # a cross is nothing but its edge
+                axes.plot(at, value, MARKERS[shape], color=color, markersize=size, markeredgecolor=edge, zorder=4)
             axes.plot([], [], f"{style}{MARKERS[shape]}", color=color, markersize=7, label=_legend(line))
         for level, dash in zip(levels, cycle(DASHES[1:]), strict=False):
             axes.axhline(level.y, linestyle=LINE_STYLES[dash], color=LOOKS[level.group][0], linewidth=1.4, zorder=1)
         bottom, top = axes.get_ylim()
-        for name, y in spread({level.label: level.y for level in levels}, (top - bottom) / 30).items():
-            axes.text(1.01, y, name, transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=INK)
+        for name, place in spread({level.label: level.y for level in levels}, (top - bottom) / 30).items():
+            axes.text(1.01, place, name, transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=INK)
         right = _ends(lines, axis)[1]
         if axis.log:
             ticks = _ticks(axis, right)
@@ -261,7 +262,7 @@ def still(lines: Sequence[Line], levels: Sequence[Level], x_title: str, y_title:
             axes.minorticks_off()
         axes.set_xlabel(x_title + (" (log scale)" if axis.log else ""))
         axes.set_ylabel(y_title)
-        axes.set_title(f"{head}; bars: 95 % interval over users", loc="left", fontsize=11)
+        axes.set_title(f"{head}; bars: 95 % interval over users", loc="left", fontsize=10)
         axes.grid(color=FAINT, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
