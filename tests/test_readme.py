@@ -73,6 +73,14 @@ def test_the_experiment(tmp_path: Path) -> None:
     assert len(Experiment.load(path).specs()) == 9
 
 
+@pytest.mark.parametrize("block", [b for b in blocks("yaml") if b.startswith("name: ")], ids=lambda b: b.split()[1])
+def test_whole_experiments_load(block: str, tmp_path: Path) -> None:
+    path = tmp_path / "whole.yaml"
+    path.write_text(block)
+    for experiment in load_all(path):
+        assert experiment.specs()
+
+
 def test_the_models_of_recbole(tiny_experiment: Path) -> None:
     text = tiny_experiment.read_text()
     path = tiny_experiment.with_name("zoo.yaml")
