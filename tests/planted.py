@@ -74,12 +74,12 @@ def dataset(n_users: int = 120, n_items: int = 80, length: int = 14, seed: int =
     )
 
 
-def planted(kind: str, seed: int = 0) -> tuple[SplitData, Task]:
+def planted(kind: str, seed: int = 0, unseen: bool = True) -> tuple[SplitData, Task]:
     """Return planted data and its task; users 0 and 1 (of one age) and items 0, ``TWINS`` and ``OTHER`` are unseen in
     training. The vectors "image" tell an item's cluster, with some noise.
 
     ranking: the next item of each walk is to be found among the whole catalogue; preference: a random fifth of the rows
-    is to be told apart into likes and dislikes.
+    is to be told apart into likes and dislikes. Without ``unseen``, the items that nobody has are left out.
     """
     if kind == "ranking":
         task = Task(split=LeaveLastOut(), metrics=("auc", "ndcg@10", "recall@10", "mrr"))
@@ -88,7 +88,7 @@ def planted(kind: str, seed: int = 0) -> tuple[SplitData, Task]:
     data = split(dataset(seed=seed), task.split, seed)
     users = data.users.with_columns(age=pl.when(pl.int_range(pl.len()) == 1).then(pl.first("age")).otherwise("age"))
     data = replace(data, users=users, train=without(data.train, users=(0, 1), items=(0,)))
-    return with_unseen(data), task
+    return with_unseen(data) if unseen else data, task
 
 
 def with_unseen(data: SplitData) -> SplitData:

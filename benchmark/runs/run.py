@@ -265,7 +265,9 @@ def _starts(chosen: Sequence[Planned], data: PreparedData, store: RunStore, know
 
 def _stages_first(chosen: Sequence[Planned], data: PreparedData) -> list[Planned]:
     """Return the runs in their order, except that what a run stands on, or begins with, comes before it."""
-    waiting = {p.key: p for p in chosen}
+    waiting: dict[str, Planned] = {}
+    for item in chosen:
+        waiting.setdefault(item.key, item)  # of the same run under two labels, the first one's
     ordered: dict[str, Planned] = {}
 
     def visit(spec: RunSpec) -> None:
