@@ -41,23 +41,33 @@ def _numbers(parts: Sequence[Part]) -> list[int]:
 
 
 def _grid(parts: Sequence[Part], metric: str) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows: each slice with its interval over users, and the mean over all judged users."""
-    rows = []
-    for label in _labels(parts):
+    """Return headings and rows: each slice with its interval over users, the mean over all judged users, and how far it
+    is from the same model trained anew.
+    """
+    rows, labels = [], _labels(parts)
+    every = {label: np.concatenate([p.outcomes.values[label, metric] for p in parts]) for label in labels}
+    for label in labels:
         slices = [p.outcomes.values[label, metric] for p in parts]
-        cells = []
-        for values in [*slices, np.concatenate(slices)]:
-            ((low, high),) = bootstrap_intervals(values[:, None])
-            cells.append(f"{np.nanmean(values):.4f} [{low:.3f}, {high:.3f}]")
+        cells = [_mean(values, "{:.4f} [{:.3f}, {:.3f}]") for values in [*slices, every[label]]]
+        update = parts[0].experiment.models[label].update
+        anew = f"{label.removesuffix(f'-{update}')}-retrained"
+        told = update != "retrained" and anew in every
+        cells.append(_mean(every[label] - every[anew], "{:+.4f} [{:+.4f}, {:+.4f}]") if told else "")
         rows.append([label, *cells])
-    return ["", *(f"slice {n}" for n in _numbers(parts)), "all slices"], rows
+    return ["", *(f"slice {n}" for n in _numbers(parts)), "all slices", "less retrained"], rows
+
+
+def _mean(values: np.ndarray, form: str) -> str:
+    ((low, high),) = bootstrap_intervals(values[:, None])
+    return form.format(np.nanmean(values), low, high)
 
 
 def _legend(parts: Sequence[Part]) -> str:
     users = ", ".join(f"{len(p.outcomes.users):,}" for p in parts)
     return (
         f"Users judged by slice: {users}. All slices: the mean over the judged users of each slice, who may come again "
-        "in later ones. Intervals are 95 %, by resampling users."
+        "in later ones; the last column is its difference to the same model trained anew, paired over users. Intervals "
+        "are 95 %, by resampling users."
     )
 
 
