@@ -10,7 +10,6 @@ from scipy import special, stats
 
 from benchmark.audit.finding import Finding, Level, percent
 from benchmark.audit.material import Material
-from benchmark.experiment import LLM
 from benchmark.runs.outcomes import best_baseline, comparable, differences
 
 CHECK, TITLE = "power", "Smallest difference the table can detect"
@@ -70,12 +69,12 @@ class _Smallest:
 
 def _smallest(material: Material, metric: str) -> _Smallest | None:
     """Return the smallest difference that a column can mark, None where there is nothing to compare."""
-    outcomes, groups = material.outcomes, material.groups
-    reference, labels = best_baseline(outcomes, groups, metric), comparable(outcomes, metric)
+    outcomes, proposed = material.outcomes, material.experiment.proposed()
+    reference, labels = best_baseline(outcomes, proposed, metric), comparable(outcomes, metric)
     others = [label for label in labels if label != reference]
     if reference is None or not others:
         return None
-    baselines = sum(groups[label] not in LLM for label in labels)
+    baselines = sum(label not in proposed for label in labels)
     comparisons = baselines * (baselines - 1) // 2 + baselines * (len(labels) - baselines)
     tail = material.experiment.report.significance / comparisons / 2
     told = differences(outcomes, metric, others, reference)

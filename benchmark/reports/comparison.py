@@ -9,15 +9,14 @@ import numpy as np
 
 from benchmark.evaluation.metrics import higher_is_better, parse_metric
 from benchmark.evaluation.significance import adjust, counting_seeds, paired_p_values
-from benchmark.experiment import LLM
 from benchmark.reports.names import title
 from benchmark.reports.part import Part
 from benchmark.runs.outcomes import best_baseline, comparable, differences
 
 
 def reference_of(p: Part, metric: str) -> str | None:
-    """Return the baseline that the others are compared with: the best one of the column, no LLM."""
-    return best_baseline(p.outcomes, p.groups, metric)
+    """Return the baseline that the others are compared with: the best row of the column that is not proposed."""
+    return best_baseline(p.outcomes, p.proposed, metric)
 
 
 def compare(p: Part, metric: str) -> dict[str, tuple[float, int]]:
@@ -31,8 +30,8 @@ def compare(p: Part, metric: str) -> dict[str, tuple[float, int]]:
     reference, labels = reference_of(p, metric), comparable(outcomes, metric)
     if reference is None or len(labels) < 2:
         return {}
-    ordered = sorted(labels, key=lambda label: p.groups[label] in LLM)  # baselines first: each pair once
-    n_baselines = sum(p.groups[label] not in LLM for label in labels)
+    ordered = sorted(labels, key=lambda label: label in p.proposed)  # baselines first: each pair once
+    n_baselines = sum(label not in p.proposed for label in labels)
     pairs, found = list[set[str]](), list[float]()
     for i, baseline in enumerate(ordered[:n_baselines]):
         others = ordered[i + 1 :]

@@ -45,6 +45,11 @@ class Part:
         out = self.experiment.groups()
         return out | {row.model: "published" for row in self.experiment.published if row.model not in out}
 
+    @cached_property
+    def proposed(self) -> frozenset[str]:
+        """The rows that the table argues for; the others are baselines."""
+        return frozenset(self.experiment.proposed())
+
     def finished(self, label: str) -> list[RunRecord]:
         return [r for r in self.by_label[label] if r is not None and r.status == "finished"]
 

@@ -12,7 +12,6 @@ from markupsafe import Markup
 
 from benchmark.audit.finding import Finding
 from benchmark.data.schema import SplitData
-from benchmark.experiment import LLM
 from benchmark.reports import audit, learning_curve, slices, tradeoff, transfer
 from benchmark.reports import report_figures as draw
 from benchmark.reports.budgets import has_curves
@@ -178,9 +177,9 @@ def _chapter(
 
 
 def _first_pair(p: Part) -> tuple[str, str]:
-    """Return the models that are compared at first: the last language model, if any, against the reference baseline."""
+    """Return the models that are compared at first: the last proposed one, if any, against the reference baseline."""
     reference = reference_of(p, p.outcomes.metrics[0])
-    models = [label for label in p.outcomes.labels if p.groups[label] in LLM]
+    models = [label for label in p.outcomes.labels if label in p.proposed]
     return (models[-1] if models else "", reference or "")
 
 

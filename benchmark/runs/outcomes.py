@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +23,6 @@ from benchmark.evaluation.metrics import (
 )
 from benchmark.evaluation.significance import seed_variance
 from benchmark.evaluation.user_values import preference_user_values
-from benchmark.experiment import LLM
 from benchmark.runs.record import RunRecord, RunStore
 
 Array = np.ndarray
@@ -120,11 +119,11 @@ def read(
     return out
 
 
-def best_baseline(outcomes: Outcomes, groups: Mapping[str, str], metric: str) -> str | None:
-    """Return the best row of a metric that is no LLM, None where there is none; ``groups`` by label."""
+def best_baseline(outcomes: Outcomes, proposed: Collection[str], metric: str) -> str | None:
+    """Return the best row of a metric that is none of the ``proposed`` ones, None where there is none."""
     sign = 1 if higher_is_better(parse_metric(metric).name) else -1
     means = {label: statistics.fmean(outcomes.seeds[label, metric]) for label in comparable(outcomes, metric)}
-    baselines = [label for label in means if groups[label] not in LLM]
+    baselines = [label for label in means if label not in proposed]
     return max(baselines, key=lambda label: sign * means[label], default=None)
 
 

@@ -127,6 +127,15 @@ def test_the_reference_is_the_best_baseline_and_no_llm(tmp_path: Path) -> None:
     assert cells(table, "ease")["ndcg@10"].p is None
 
 
+def test_what_is_proposed_is_no_baseline(tmp_path: Path) -> None:
+    changes = {"seeds": [0], "report": {"proposed": ["ease", "llm"]}}
+    p = made_part(tmp_path, FOUR, changes=changes)
+    assert reference_of(p, "ndcg@10") == "mf"
+    table = build([p])
+    assert cells(table, "ease")["ndcg@10"].mark == 1
+    assert cells(table, "mf")["ndcg@10"].p is None
+
+
 @pytest.mark.parametrize(("test", "correction"), [("permutation", "holm"), ("wilcoxon", "bh")])
 def test_the_marks_are_those_of_scipy(test: str, correction: str, tmp_path: Path) -> None:
     """Three baselines and a language model: six pairs hold a baseline, three of them the best one."""
