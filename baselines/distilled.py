@@ -117,6 +117,12 @@ class Distilled(Recommender):
         model.check(inner, catalogue)
 
     @classmethod
+    def check_training(cls, config: ModelConfig, task: Task) -> None:
+        assert isinstance(config, DistilledConfig)
+        model, inner = _student(config.student)
+        model.check_training(inner, task)
+
+    @classmethod
     def examples(cls, config: Any, catalogue: Catalogue, batch: Batch, n: int) -> list[tuple[str, int, int]]:
         model, inner = _student(config.student)
         return model.examples(inner, catalogue, batch, n)
@@ -161,6 +167,15 @@ class Distilled(Recommender):
             optimizer = chosen["optimizer"] if isinstance(chosen, dict) else chosen
             optimizer.param_groups[0]["params"] += list(self.projection.parameters())
         return chosen
+
+    def configure_model(self) -> None:
+        self.student.configure_model()
+
+    def on_fit_end(self) -> None:
+        self.student.on_fit_end()
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        return self.student.on_after_batch_transfer(batch, dataloader_idx)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()

@@ -192,7 +192,6 @@ class Recommender(LightningModule):
         """Return whether training batches have histories that ``augment`` can change."""
         return cls.batch_kind != "whole" and getattr(config, "max_history", cls.max_history) > 0
 
-    @final
     @classmethod
     def check_training(cls, config: ModelConfig, task: Task) -> None:
         """Refuse what would change nothing.
@@ -405,7 +404,6 @@ class Recommender(LightningModule):
         kept = self.weights().keys()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
 
-    @final
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         sampling = getattr(self.config, "negative_sampling", None)
         if sampling is None or sampling.kind != "hard" or batch.negative is None:

@@ -86,9 +86,6 @@ class PopularitySampler(NegativeSampler):
             seen: those items.
             n_items: number of all items.
             probability: (n_items,) chance of each.
-
-        Raises:
-            InputError: a user has every item that could be drawn.
         """
         super().__init__(seen, n_items)
         weight = np.where(probability > 0, np.maximum(np.rint(probability * _TOTAL), 1), 0).astype(np.int64)
@@ -100,11 +97,14 @@ class PopularitySampler(NegativeSampler):
         self.cut = through[1:] - np.repeat(through[offsets[:-1]], lengths)
         self.place = self.ends[items] - self.cut
         self.rest = self.ends[-1] - (through[offsets[1:]] - through[offsets[:-1]])
-        if (self.rest <= 0).any():
-            user = int((self.rest <= 0).argmax())
+
+    def check(self, users: np.ndarray) -> None:
+        """Raise InputError where one of ``users`` has every item that could be drawn."""
+        empty = users[self.rest[users] <= 0]
+        if len(empty):
             raise InputError(
-                f"negative_sampling: popularity: user number {user} has interacted with every item of the training "
-                "part: no negative can be drawn; use kind: uniform"
+                f"negative_sampling: popularity: user number {int(empty[0])} has interacted with every item of the "
+                "training part: no negative can be drawn; use kind: uniform"
             )
 
     def draw(self, user: Tensor, n: int, generator: torch.Generator) -> Tensor:

@@ -64,6 +64,7 @@ class TrainRows(Dataset):
             if spec.sampling is not None and spec.sampling.kind == "popularity":
                 chance = popularity(rows.item, data.n_items, spec.sampling.power)
                 self.negatives = PopularitySampler(self.seen, data.n_items, chance)
+                self.negatives.check(np.unique(rows.user))
             else:
                 self.negatives = NegativeSampler(self.seen, data.n_items)
         self.hard = drawn and spec.sampling is not None and spec.sampling.kind == "hard"

@@ -98,8 +98,10 @@ class ModelEntry(_Strict):
     def _one_budget(self) -> ModelEntry:
         if self.train_on is not None and self.limit_train is not None:
             raise ValueError("train_on and limit_train do not go together; write {domain: interactions}")
-        if self.update != "retrained" and self.limit_train is not None:
-            raise ValueError("update and limit_train do not go together")
+        if self.update != "retrained" and (self.limit_train is not None or self.train_on is not None):
+            raise ValueError("update goes with neither limit_train nor train_on")
+        if self.search and (self.start is not None or self.update != "retrained"):
+            raise ValueError("search: a row that begins with the weights of another run cannot be searched")
         if self.train_on == {} and self.start is None:
             raise ValueError("train_on: nothing to train on, and no `start` to take weights from")
         return self
@@ -128,6 +130,9 @@ class Experiment(_Strict):
     dataset: DatasetConfig
     task: Task = Task()
     models: dict[str, ModelEntry] = Field(min_length=1)
+    known: dict[str, ModelEntry] = Field(
+        {}, exclude=True, description="Rows that are left out here, for those that begin with their weights."
+    )
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     split_seed: int = Field(0, description="Seed of the split and of the integer ids; the same for all models.")
     resample_train: bool = Field(
@@ -140,6 +145,16 @@ class Experiment(_Strict):
     report: Report = Report()
     published: tuple[Published, ...] = ()
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _texts_of_users_are_of_one_training_part(self) -> Experiment:
+        written = [n for n, e in self.dataset.enrich.items() if e.of == "users" and "history" in e.fields]
+        if written and (isinstance(self.task.split, Prequential) or self.task.domain is not None):
+            raise ValueError(
+                f"dataset.enrich.{written[0]}: {{history}} is another one in each slice, and of all domains; leave it "
+                "out with slices and targets"
+            )
+        return self
 
     @field_validator("seeds")
     @classmethod
@@ -290,7 +305,8 @@ class Experiment(_Strict):
 
         specs = [self.spec(label, self.seeds[0]) for label in labels if label in self.models]
         wanted = set[str]().union(*map(below, specs))
-        return self.model_copy(update={"models": {k: v for k, v in self.models.items() if k in wanted}})
+        kept = {k: v for k, v in self.models.items() if k in wanted}
+        return self.model_copy(update={"models": kept, "known": {**self.known, **self.models}})
 
     def spec(self, label: str, seed: int) -> RunSpec:
         """Return the spec of one run; raises as ``specs`` does."""
@@ -369,9 +385,14 @@ class Experiment(_Strict):
                 f"{nearest(monitor, self.task.metrics)}"
             )
         stopping = trainer.early_stopping.model_copy(update={"monitor": monitor})
-        stages = {
-            role: self._stage(other, seed, (*above, (label, role))) for role, other in cls.stages_of(config).items()
-        }
+        below = cls.stages_of(config)
+        if below and (entry.start or entry.update != "retrained" or entry.train_on not in (None, {TARGET: None})):
+            # what it stands on would have learned more than it is said to
+            raise InputError(
+                f"{where}: it stands on other rows, which learn from all there is; it takes no transfer, start, "
+                "train_on or update"
+            )
+        stages = {role: self._stage(other, seed, (*above, (label, role))) for role, other in below.items()}
         if entry.start is not None:
             stages[START] = self._start(label, entry, seed, above)
         since = None
@@ -439,14 +460,17 @@ class Experiment(_Strict):
         path = (*above, (f"{label} for {self.task.domain}", START))
         if f"{other} for {entry.start.domain}" in [name for name, _ in path]:
             raise InputError(f"{where}: {' -> '.join(name for name, _ in path)} is a circle")
-        if other not in self.models:
-            raise InputError(f"{where}: no model '{other}' in this experiment{nearest(other, self.models)}")
-        if self.models[other].class_path != entry.class_path:
-            raise InputError(f"{where}: '{other}' is a {self.models[other].class_path}, whose weights do not fit")
+        known = {**self.known, **self.models}
+        if other not in known:
+            raise InputError(f"{where}: no model '{other}' in this experiment{nearest(other, known)}")
+        if known[other].class_path != entry.class_path:
+            raise InputError(f"{where}: '{other}' is a {known[other].class_path}, whose weights do not fit")
+        if known[other].search:
+            raise InputError(f"{where}: '{other}' is searched, which would be on this domain and not on its own")
         if self.task.domain is None:
             raise InputError(f"{where}: there is no task.domain; a start is a row trained for another domain")
         there = self.task.model_copy(update={"domain": entry.start.domain})
-        return self.model_copy(update={"task": there})._spec(other, self.models[other], seed, path)
+        return self.model_copy(update={"task": there, "models": known})._spec(other, known[other], seed, path)
 
     def _stage(self, label: str, seed: int, above: tuple[tuple[str, str], ...]) -> RunSpec:
         """Return the spec of the model that the last of ``above`` stands on."""
@@ -518,7 +542,7 @@ class RunSpec:
             role: cls.from_resolved(stage, experiment, role) for role, stage in resolved.get("stages", {}).items()
         }
         names: dict[str, Any] = {}  # their labels are no part of it
-        for role in stages.keys() - {START}:
+        for role in [role for role in stages if role != START]:
             key, several, _ = role.partition(".")
             names[key] = [*names.get(key, []), role] if several else role
         model = model_class(resolved["class"], where)
@@ -562,7 +586,8 @@ class RunSpec:
             resolved["since"] = self.since
         if self.train_on is not None:
             resolved["train_on"] = [list(pair) for pair in self.train_on]
-        if (self.limit_train or self.train_on) and self.sample_seed != self.split_seed:
+        sampled = self.limit_train or any(n is not None for _, n in self.train_on or ())
+        if sampled and self.sample_seed != self.split_seed:
             resolved["sample_seed"] = self.sample_seed
         if self.stages:
             resolved["stages"] = {role: stage.resolved() for role, stage in self.stages.items()}

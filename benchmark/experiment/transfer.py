@@ -55,10 +55,13 @@ def of_targets(plain: dict[str, Any], path: Path) -> list[dict[str, Any]]:
     for target in targets:
         models: dict[str, Any] = {}
         for label, entry in (plain.get("models") or {}).items():
-            models |= _rows(label, entry, target, domains, path) if isinstance(entry, dict) else {label: entry}
-        name = {"name": f"{plain.get('name')}-{target}", "models": models}
+            rows = _rows(label, entry, target, domains, path) if isinstance(entry, dict) else {label: entry}
+            for name in rows.keys() & models.keys():
+                raise InputError(f"{path}: models.{label}: two rows would be called '{name}'; rename one model")
+            models |= rows
+        named = {"name": f"{plain.get('name')}-{target}", "models": models}
         told = {"together": plain.get("name"), **report}
-        out.append({**plain, **name, "task": {**task, "domain": target}, "report": told})
+        out.append({**plain, **named, "task": {**task, "domain": target}, "report": told})
     return out
 
 
@@ -81,7 +84,7 @@ def _rows(label: str, entry: dict[str, Any], target: str, domains: list[str], pa
         raise InputError(f"{path}: {where}.budgets: expected numbers from 0 on, each once; found {asked.budgets}")
     if asked.merge and not {0, None} <= set(asked.budgets):
         raise InputError(f"{path}: {where}.merge: found budgets {asked.budgets}, expected 0 and null among them")
-    others = [name for name in asked.sources or domains if name != target]
+    others = [name for name in (domains if asked.sources is None else asked.sources) if name != target]
     out: dict[str, Any] = {}
 
     def row(name: str, source: str, budget: int | None, **told: Any) -> None:
@@ -100,7 +103,7 @@ def _rows(label: str, entry: dict[str, Any], target: str, domains: list[str], pa
     if asked.merge:
         apart = [f"{label}-from-{source}-0" for source in others]
         merged = {"class": "benchmark.llm.merged.Merged", "method": asked.merge}
-        for name, budget, members in ((f"{label}-merged-0", 0, apart), (f"{label}-merged", None, [*apart, label])):
+        for name, budget, members in ((f"{label}-merged-0", 0, apart), (f"{label}-merged", None, [label, *apart])):
             if len(members) > 1:
                 out[name] = {
                     **merged,

@@ -260,7 +260,8 @@ class Backbone(nn.Module):
             return
         self.model = adapters.merged_for_good(self.model)
         self.__dict__["base"] = self.model
-        self.peft = Peft(kind="frozen")
+        # a model with weights of its own: what it was is read from the files, see ``pretrained``
+        self.peft = Peft(kind="full")
 
     @contextmanager
     def merged(self) -> Iterator[Backbone]:

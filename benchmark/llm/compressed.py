@@ -67,6 +67,10 @@ class Compressed(Derived):
     Config = CompressedConfig
 
     def change(self, model: Recommender) -> Recommender:
+        self._compress(_innermost(model))
+        return model
+
+    def _compress(self, model: Recommender) -> None:
         model.load_state_dict({}, strict=False)  # forgets what it keeps from scoring
         backbone = getattr(model, "backbone", None)
         if isinstance(backbone, Backbone):
@@ -80,7 +84,6 @@ class Compressed(Derived):
             self._to_int8(model)
         else:
             self._to_half(model, HALVES[kind])
-        return model
 
     def _row(self, model: Recommender) -> str:
         return f"'{self.config.of}' ({type(model).__name__})"
@@ -156,6 +159,12 @@ class Compressed(Derived):
     def report(self) -> dict[str, Any]:
         found = _stack(self.changed)
         return {**super().report(), **({} if found is None else {"layers": float(len(found[1]))})}
+
+
+def _innermost(model: Recommender) -> Recommender:
+    """Return the model that scores: a derived row's changed copy, a distilled row's student."""
+    inner = getattr(model, "changed", None) or getattr(model, "student", None)
+    return _innermost(inner) if isinstance(inner, Recommender) else model
 
 
 def _output_layer(base: Any) -> nn.Module | None:

@@ -22,13 +22,16 @@ from benchmark.reports.report_figures import LOOKS
 from benchmark.runs.record import whole_file
 
 HEADING = "Slice after slice"
+NUMBER, DIFFERENCE = "{:.4f} [{:.3f}, {:.3f}]", "{:+.4f} [{:+.4f}, {:+.4f}]"
 _STYLES = {"retrained": "-", "continued": "--", "static": ":"}
 
 
 def has_slices(parts: Sequence[Part]) -> bool:
     """Return whether the parts are slices of one prequential split, with results."""
     sliced = all(isinstance(p.experiment.task.split, Prequential) for p in parts)
-    return len(parts) > 1 and sliced and all(p.outcomes.metrics and p.outcomes.labels for p in parts)
+    if len(parts) < 2 or not sliced or not all(p.outcomes.metrics and p.outcomes.labels for p in parts):
+        return False
+    return len(set(_numbers(parts))) == len(parts) and len({str(p.experiment.dataset) for p in parts}) == 1
 
 
 def _labels(parts: Sequence[Part]) -> list[str]:
@@ -46,20 +49,29 @@ def _grid(parts: Sequence[Part], metric: str) -> tuple[list[str], list[list[str]
     """
     rows, labels = [], _labels(parts)
     every = {label: np.concatenate([p.outcomes.values[label, metric] for p in parts]) for label in labels}
+    users = np.concatenate([p.outcomes.users.to_numpy() for p in parts])
     for label in labels:
-        slices = [p.outcomes.values[label, metric] for p in parts]
-        cells = [_mean(values, "{:.4f} [{:.3f}, {:.3f}]") for values in [*slices, every[label]]]
+        cells = [_told(p.outcomes.values[label, metric], p.outcomes.users.to_numpy(), NUMBER) for p in parts]
+        cells.append(_told(every[label], users, NUMBER))
         update = parts[0].experiment.models[label].update
         anew = f"{label.removesuffix(f'-{update}')}-retrained"
         told = update != "retrained" and anew in every
-        cells.append(_mean(every[label] - every[anew], "{:+.4f} [{:+.4f}, {:+.4f}]") if told else "")
+        cells.append(_told(every[label] - every[anew], users, DIFFERENCE) if told else "")
         rows.append([label, *cells])
     return ["", *(f"slice {n}" for n in _numbers(parts)), "all slices", "less retrained"], rows
 
 
-def _mean(values: np.ndarray, form: str) -> str:
-    ((low, high),) = bootstrap_intervals(values[:, None])
-    return form.format(np.nanmean(values), low, high)
+def _told(values: np.ndarray, users: np.ndarray, form: str) -> str:
+    """Return the mean of (N,) values with its interval; a user who comes several times is drawn with all of them."""
+    there = np.isfinite(values)
+    if not there.any():
+        return "–"
+    _, user = np.unique(users[there], return_inverse=True)
+    count, total = np.bincount(user), np.bincount(user, weights=values[there])
+    mean = float(total.sum() / count.sum())
+    # the ratio of two sums over users, each user counting with the influence on it
+    ((low, high),) = bootstrap_intervals((mean + (total - mean * count) * len(count) / count.sum())[:, None])
+    return form.format(mean, low, high)
 
 
 def _legend(parts: Sequence[Part]) -> str:

@@ -43,6 +43,11 @@ class Cell:
     gain: float | None = None
     low: float | None = None
     high: float | None = None
+    higher: bool = True  # more of the metric is better
+
+    @property
+    def better(self) -> bool:
+        return self.gain is not None and (self.gain > 0) == self.higher
 
     @property
     def certain(self) -> bool:
@@ -71,17 +76,18 @@ def ways(parts: Sequence[Part], model: str, metric: str) -> list[Cell]:
 
 
 def _way(p: Part, source: str, target: str, budget: int | None, label: str, reference: str | None, metric: str) -> Cell:
-    values = p.outcomes.values
+    values, higher = p.outcomes.values, higher_is_better(parse_metric(metric).name)
     mine = values.get((label, metric))
-    if mine is None:
-        return Cell(source, target, budget, label)
+    if mine is None or not np.isfinite(mine).any():
+        seeds = p.outcomes.seeds.get((label, metric), [np.nan])
+        return Cell(source, target, budget, label, None if np.isnan(np.mean(seeds)) else float(np.mean(seeds)))
     value = float(np.nanmean(mine))
     other = values.get((reference, metric)) if reference else None
     if other is None:
         return Cell(source, target, budget, label, value)
     gains = mine - other
     ((low, high),) = bootstrap_intervals(gains[:, None])
-    return Cell(source, target, budget, label, value, float(np.nanmean(gains)), float(low), float(high))
+    return Cell(source, target, budget, label, value, float(np.nanmean(gains)), float(low), float(high), higher)
 
 
 def _axes(found: Sequence[Cell]) -> tuple[list[str], list[tuple[str, int | None]]]:
@@ -115,7 +121,7 @@ def _cell(way: Cell | None) -> str:
         return "not run"
     if way.gain is None:
         return f"{way.value:.4f}"
-    sign = ("†" if way.gain > 0 else "‡") if way.certain else ""
+    sign = ("†" if way.better else "‡") if way.certain else ""
     return f"{way.value:.4f} ({way.gain:+.4f}{sign} [{way.low:+.4f}, {way.high:+.4f}])"
 
 
@@ -124,8 +130,8 @@ def _legend(metric: str) -> str:
     return (
         f"{title(metric)}{less} on the target's test users; columns: target and how many of its training interactions "
         "are learned from (0: zero-shot). In brackets the difference to the target alone with the same budget (of 0: "
-        "with all), with its 95 % interval by resampling users; † ‡ where that holds no 0, not corrected for the "
-        "number of cells."
+        "with all), with its 95 % interval by resampling users, whatever seeds move; † better, ‡ worse where that "
+        "holds no 0, not corrected for the number of cells."
     )
 
 
@@ -179,7 +185,8 @@ def _panel(axes: Any, found: Sequence[Cell], sources: list[str], columns: list[t
             if way is None or way.value is None:
                 continue
             gained = way.gain is not None and way.value > way.gain
-            share[i, j] = way.gain / (way.value - way.gain) if gained and way.gain is not None else 0.0
+            won = (way.gain if way.higher else -way.gain) if way.gain is not None else 0.0
+            share[i, j] = won / (way.value - way.gain) if gained and way.gain is not None else 0.0
             said = f"{way.value:.3f}" + (f"\n{way.gain:+.3f}" if way.gain is not None else "")
             strong, ink = "bold" if way.certain else "normal", "white" if share[i, j] > 0.6 else "#1f2328"
             axes.text(j, i, said, ha="center", va="center", fontsize=8, fontweight=strong, color=ink)

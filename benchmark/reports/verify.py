@@ -29,7 +29,7 @@ from benchmark.reports.table import build
 from benchmark.runs.execute import PreparedData, candidates_fingerprint, execute, run_key
 from benchmark.runs.outcomes import read
 from benchmark.runs.record import RANKS, RECORD, RunRecord, RunStore
-from benchmark.runs.run import named
+from benchmark.runs.run import named, prepare
 
 _EXACT = 1e-9  # recomputed from the same ranks a metric differs by rounding alone
 
@@ -300,17 +300,21 @@ def _repeated(
         for record, spec in chosen:
             bar.update(task, description=f"repeating {_named(spec.label, spec.seed)}")
             for stage in spec.stages.values():
-                _bring(stage, data, store, scratch)
+                _bring(stage, spec, data, store, scratch)
             out.append(_compared(record, execute(spec, data, scratch), spec, store, scratch, tolerance))
             bar.advance(task)
     return out
 
 
-def _bring(spec: RunSpec, data: PreparedData, store: RunStore, scratch: RunStore) -> None:
-    """Put what a repeated run stands on into the scratch store: as it is stored, or computed where that is missing."""
+def _bring(spec: RunSpec, above: RunSpec, data: PreparedData, store: RunStore, scratch: RunStore) -> None:
+    """Put what a repeated run stands on, or begins with, into the scratch store: as it is stored, or computed where
+    that is missing; ``data`` are those of the run ``above``.
+    """
     key = run_key(spec, data.fingerprint)
+    if spec.task.split != above.task.split:  # an earlier slice
+        data = prepare(spec, store.root)
     for stage in spec.stages.values():
-        _bring(stage, data, store, scratch)
+        _bring(stage, spec, data, store, scratch)
     if scratch.get(key) is not None:
         return
     if store.get(key) is not None:

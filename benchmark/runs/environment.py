@@ -101,7 +101,7 @@ def code_version(module: str) -> str:
 
 
 def _sources(module: str, found: set[Path] | None = None) -> set[Path]:
-    """Return the file of ``module`` and, recursively, of what it imports from its own package, benchmark.llm or derived."""
+    """Return the file of ``module`` and, recursively, of what it imports from its package, benchmark.llm or derived."""
     found = set() if found is None else found
     try:
         spec = importlib.util.find_spec(module)
@@ -118,7 +118,8 @@ def _sources(module: str, found: set[Path] | None = None) -> set[Path]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
-            if name.startswith(("benchmark.llm", "benchmark.derived")) or (top != "benchmark" and name.partition(".")[0] == top):
+            shared = name.startswith(("benchmark.llm", "benchmark.derived"))
+            if shared or (top != "benchmark" and name.partition(".")[0] == top):
                 _sources(name, found)
     return found
 

@@ -164,7 +164,7 @@ def run(
     data = data or prepare(experiment, runs, console)
     planned = plan(experiment, data, store)
     chosen = [p for p in planned if p.state in ("to do", "to continue") or (retry_failed and p.state == "failed")]
-    chosen += _starts(chosen, data, store, {p.key for p in planned})
+    chosen += _starts(chosen, data, store, {p.key for p in planned}, retry_failed)
     todo = _stages_first(chosen, data)
     records = {p.key: p.record for p in planned}
     if todo and (line := notice(experiment.tracking.wandb)) and line not in _SAID:
@@ -247,16 +247,21 @@ def _claimed(todo: Sequence[Planned], data: PreparedData, store: RunStore) -> It
             time.sleep(_POLL)
 
 
-def _starts(chosen: Sequence[Planned], data: PreparedData, store: RunStore, known: set[str]) -> list[Planned]:
-    """Return the runs that others begin with and that have not been done; they belong to another domain's table."""
+def _starts(
+    chosen: Sequence[Planned], data: PreparedData, store: RunStore, known: set[str], retry_failed: bool
+) -> list[Planned]:
+    """Return the runs that others begin with and that have not been done; they belong to another table."""
     out: dict[str, Planned] = {}
 
     def visit(spec: RunSpec) -> None:
         for role, stage in spec.stages.items():
             visit(stage)
             key = run_key(stage, data.fingerprint)
-            if (role == START or spec.task != chosen[0].spec.task) and key not in known and store.get(key) is None:
-                out.setdefault(key, Planned(stage, key, "to do", None))
+            if key in known or (role != START and spec.task == chosen[0].spec.task):
+                continue
+            record = store.get(key)
+            if record is None or (retry_failed and record.status == "failed"):
+                out.setdefault(key, Planned(stage, key, "to do", record))
 
     for item in chosen:
         visit(item.spec)

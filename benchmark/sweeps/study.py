@@ -77,7 +77,7 @@ def objectives_of(experiment: Experiment, label: str) -> tuple[str, ...]:
 def study_name(experiment: Experiment, label: str) -> str:
     """Return the name of a model's study; what stands on other models has one for each choice of them."""
     name = f"{experiment.sweep.study or experiment.name}/{label}"
-    below = {role: s.resolved() for role, s in experiment.spec(label, experiment.seeds[0]).stages.items()}
+    below = {role: s.resolved() for role, s in experiment.spec(label, experiment.seeds[0]).below.items()}
     if below:
         name += "@" + hashlib.sha256(json.dumps(below, sort_keys=True).encode()).hexdigest()[:8]
     return name
@@ -457,7 +457,7 @@ def order(experiment: Experiment) -> list[str]:
 
 def stages(experiment: Experiment, label: str) -> list[str]:
     """Return the labels of the models that one stands on directly."""
-    return [stage.label for stage in experiment.spec(label, experiment.seeds[0]).stages.values()]
+    return [stage.label for stage in experiment.spec(label, experiment.seeds[0]).below.values()]
 
 
 def patient(call: Callable[[], T], tries: int = 6) -> T:

@@ -73,11 +73,12 @@ def test_by_popularity_a_negative_is_an_item_with_interactions_that_the_user_doe
     if not weight.any():
         return
     stuck = [u for u, items in enumerate(lists) if not np.delete(weight, items).any()]
+    sampler = PopularitySampler(ragged(lists), n_items, weight / weight.sum())
     if stuck:
         with pytest.raises(InputError, match=f"user number {stuck[0]} has interacted with every item"):
-            PopularitySampler(ragged(lists), n_items, weight / weight.sum())
+            sampler.check(np.arange(len(lists)))
         return
-    sampler = PopularitySampler(ragged(lists), n_items, weight / weight.sum())
+    sampler.check(np.arange(len(lists)))
     drawn = sampler.draw(torch.arange(len(lists)).repeat(20), 3, torch.Generator().manual_seed(seed))
     for u, row in zip(list(range(len(lists))) * 20, drawn.tolist(), strict=True):
         assert not set(row) & set(lists[u])

@@ -75,7 +75,7 @@ def test_rows_by_way_of_updating(tiny_experiment: Path, tmp_path: Path) -> None:
         ("  e: {class: baselines.ease.EASE, update: [continued]}\n", "EASE is fitted anew each time"),
         ("  e: {class: baselines.ease.EASE, update: []}\n", "each once; found []"),
         ("  e: {class: baselines.ease.EASE, update: [statics]}\n", "did you mean 'static'"),
-        ("  e: {class: baselines.ease.EASE, update: static, limit_train: 5}\n", "do not go together"),
+        ("  e: {class: baselines.ease.EASE, update: static, limit_train: 5}\n", "goes with neither limit_train"),
     ],
 )
 def test_wrong_ways_of_updating_are_one_line(models: str, said: str, tiny_experiment: Path) -> None:

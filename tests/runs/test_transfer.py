@@ -17,6 +17,7 @@ from benchmark.runs.record import RunStore
 from benchmark.runs.run import prepare, run
 from tests.data.test_sources_joined import write_domain
 from tests.llm.tiny import tiny_bert
+from tests.runs.staged import Fragile
 
 TOWER = f"class: benchmark.llm.two_tower.TwoTower, backbone: {tiny_bert()}, trainer: {{max_epochs: 1}}"
 
@@ -86,6 +87,29 @@ def test_each_domain_is_learned_once_and_zero_shot_is_its_model(tmp_path: Path) 
     assert transfer.still(parts) == svg, "the same bytes whenever it is drawn"
 
 
+def test_some_rows_alone_bring_what_they_begin_with(tmp_path: Path) -> None:
+    (boats,) = load_all(
+        write(tmp_path, "  m: {class: baselines.mf.MF, transfer: true, trainer: {max_epochs: 1}}\n", "[boats]")
+    )
+    alone = boats.only(["m-from-cars"])
+    assert list(alone.models) == ["m-from-cars"]
+    assert run_key(alone.spec("m-from-cars", 0), "x") == run_key(boats.spec("m-from-cars", 0), "x")
+    (record,) = run(alone, tmp_path / "runs")
+    assert record.status == "finished", record.error
+
+
+def test_a_start_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = "  m: {class: tests.runs.staged.Fragile, transfer: {sources: [cars], joint: false, budgets: [null]}}\n"
+    (boats,) = load_all(write(tmp_path, told, "[boats]"))
+    one, runs = boats.only(["m-from-cars"]), tmp_path / "runs"
+    monkeypatch.setattr(Fragile, "broken", True)
+    (failed,) = run(one, runs)
+    assert "its start 'm' failed: RuntimeError: the matrix is singular" in (failed.error or "")
+    monkeypatch.setattr(Fragile, "broken", False)
+    (again,) = run(one, runs, retry_failed=True)
+    assert again.status == "finished", again.error
+
+
 def test_a_model_of_ids_says_that_it_cannot_serve_items_it_has_not_seen(tmp_path: Path) -> None:
     mf = "  mf: {class: baselines.mf.MF, transfer: {budgets: [0, 7], sources: [cars], joint: false}}\n"
     (boats,) = load_all(write(tmp_path, mf, "[boats]"))
@@ -105,6 +129,9 @@ def test_a_model_of_ids_says_that_it_cannot_serve_items_it_has_not_seen(tmp_path
         ("  m: {class: baselines.mf.MF, train_on: [car]}\n", "[boats]", "no domain 'car'; did you mean 'cars'"),
         ("  m: {class: baselines.mf.MF, start: {model: popularity, domain: carts}}\n", "[boats]", "no domain 'carts'"),
         ("  m: {class: baselines.mf.MF, train_on: []}\n", "[boats]", "nothing to train on"),
+        ("  m: {class: baselines.mf.MF, transfer: true}\n  m-joint: {class: baselines.mf.MF}\n", "[boats]", "two rows"),
+        ("  f: {class: tests.test_derived.Halved, of: popularity, transfer: true}\n", "[boats]", "takes no transfer"),
+        ("  m: {class: baselines.mf.MF, search: {learning_rate: [0.1, 0.2]}, transfer: true}\n", "[boats]", "search"),
         ("  m: {class: baselines.mf.MF, start: {model: n, domain: cars}}\n", "[boats]", "no model 'n'"),
         ("  m: {class: baselines.mf.MF, start: {model: popularity, domain: cars}}\n", "[boats]", "do not fit"),
     ],
