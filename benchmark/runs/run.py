@@ -67,10 +67,13 @@ def prepare(
 
 def plan(experiment: Experiment, data: PreparedData, store: RunStore) -> list[Planned]:
     """Return every run of the experiment with its state; checks all models and parameters first."""
+    domain = experiment.task.domain
+    ranked = data.split.n_items if domain is None else int(data.split.of_domains([domain]).sum())
     for metric in experiment.task.metrics:
         k = parse_metric(metric).k
-        if k is not None and k > data.split.n_items:
-            raise InputError(f"task.metrics: '{metric}' is longer than the catalogue of {data.split.n_items} items")
+        if k is not None and k > ranked:
+            where = "catalogue" if domain is None else f"domain '{domain}'"
+            raise InputError(f"task.metrics: '{metric}' is longer than the {where} of {ranked} items")
     check_columns(experiment.beyond, data.split.users, data.split.items)
     planned = []
     checked: set[str] = set()

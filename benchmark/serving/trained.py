@@ -130,7 +130,10 @@ class TrainedModel:
         scores = self._score(model, [items], row, query)[0]
         if items:
             scores[items] = float("-inf")
-        best = scores.topk(min(k, len(scores) - len(items))).indices
+        if self.spec.task.domain is not None:  # of joined data sets, what it was judged on
+            inside = torch.from_numpy(self.data.split.of_domains([self.spec.task.domain]))
+            scores[: len(inside)].masked_fill_(~inside, float("-inf"))
+        best = scores.topk(min(k, int(scores.isfinite().sum()))).indices
         # the first time, models of texts read all the catalogue
         seconds = {"score" if self._warm else "first score": time.perf_counter() - start}
         self._warm = True

@@ -199,3 +199,25 @@ def test_a_row_that_keeps_the_vectors_of_texts_is_refused() -> None:
     model = TextEmbedding(TextEmbedding.Config(backbone=tiny_bert()), data.catalogue())
     with pytest.raises(InputError, match=r"'row' \(TextEmbedding\) keeps the vectors of its items, made once"):
         compressed(model, kind="int8")
+
+
+def test_a_row_within_a_row_keeps_its_fine_tuning() -> None:
+    """What is compressed of a merged row is the model that scores: its adapter goes into the weights first."""
+    from tests.llm.test_merged import members, merged
+
+    inner = merged(members("lora"))
+    outer = Compressed(Compressed.Config(of="merged"), inner.catalogue)
+    outer.attach({"of": inner})
+    with torch.no_grad():
+        small, own = outer.changed.changed.item_vectors(), inner.changed.item_vectors()
+        untuned = _vectors_of_base(inner.changed)
+    assert float(torch.cosine_similarity(small, own).mean()) > 0.97
+    assert float(torch.cosine_similarity(small, untuned).mean()) < float(torch.cosine_similarity(small, own).mean())
+    from benchmark.llm.retention import Retention, measure
+
+    assert measure(outer.changed.changed.backbone, Retention())["base_cka"] < 0.999
+
+
+def _vectors_of_base(model: Any) -> torch.Tensor:
+    with model.backbone.pretrained():
+        return model.encode_items(torch.arange(model.n_items))
