@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -23,8 +22,8 @@ class Derived(Recommender):
     """Scores with a changed copy of a trained row: a subclass writes ``change``.
 
     The copy is made anew from the trained row whenever it is needed, so nothing is stored twice, and ``change`` must
-    always do the same. Task, probability and readers are those of the row; of several in ``stages_of``, the first is
-    copied.
+    always do the same. Group, task, probability and readers are those of the row; of several in ``stages_of``, the
+    first is copied.
 
     Attributes:
         changed: the copy, in eval mode and frozen.
@@ -50,7 +49,7 @@ class Derived(Recommender):
 
     @classmethod
     def traits_on(cls, config: ModelConfig, stages: dict[str, Traits]) -> Traits:
-        return replace(next(iter(stages.values())), group=cls.traits_of(config).group)
+        return next(iter(stages.values()))
 
     def attach(self, stages: dict[str, Recommender]) -> None:
         super().attach(stages)
@@ -69,6 +68,11 @@ class Derived(Recommender):
         if hasattr(self, "changed"):
             self.changed.eval()
         return self
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        if hasattr(self, "changed"):
+            self.changed.load_state_dict({}, strict=False)  # what is kept from scoring does not survive loading
+        return super().load_state_dict(state_dict, strict, assign)
 
     def weights(self) -> dict[str, Tensor]:
         return {}

@@ -56,7 +56,7 @@ def test_it_does_what_its_row_does(tmp_path: Any) -> None:
     traits = _experiment(tmp_path, "preference", "baselines.bias.Bias").spec("above", 0).traits()
     assert traits.tasks == {"ranking", "preference"}
     assert traits.probability
-    assert traits.group == "ensemble"
+    assert traits.group == "trivial", "it stands where its row stands"
 
 
 def test_a_row_that_is_not_there_is_named(tmp_path: Any) -> None:

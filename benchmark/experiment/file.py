@@ -100,10 +100,14 @@ def _grid(plain: dict[str, Any], path: Path) -> list[dict[str, Any]]:
         models |= {f"{label}-{'all' if n is None else n}": {**family, "limit_train": n} for n in budgets}
     if models:
         plain["models"] = models
-    if "targets" in plain:
-        return of_targets(plain, path)
     if "slices" in plain:
         return of_slices(plain, path)
+    if "targets" in plain:
+        return of_targets(plain, path)
+    for label, entry in _items(plain, "models"):
+        for key, needed in (("transfer", "targets"), ("update", "slices")):
+            if isinstance(entry, dict) and (key == "transfer" or isinstance(entry.get(key), list)) and key in entry:
+                raise InputError(f"{path}: models.{label}.{key}: it needs `{needed}:` at the top of the experiment")
     if "datasets" not in plain:
         return [plain]
     if "dataset" in plain:

@@ -25,8 +25,10 @@ def of_slices(plain: dict[str, Any], path: Path) -> list[dict[str, Any]]:
             f"{path}: slices: the split must be prequential, its slices left to `slices:` "
             f"(task.split: {{kind: {KIND}, judged: 0.5}}); found {told}"
         )
-    if not isinstance(n, int) or isinstance(n, bool) or n < 2 or "datasets" in plain:
-        raise InputError(f"{path}: slices: expected a number from 2 on, and one dataset; found {n!r}")
+    if "datasets" in plain or "targets" in plain:
+        raise InputError(f"{path}: slices: they go with one dataset, and with neither datasets nor targets")
+    if not isinstance(n, int) or isinstance(n, bool) or n < 2:
+        raise InputError(f"{path}: slices: expected a number from 2 on; found {n!r}")
     models: dict[str, Any] = {}
     for label, entry in (plain.get("models") or {}).items():
         ways = entry.get("update") if isinstance(entry, dict) else None
@@ -36,6 +38,9 @@ def of_slices(plain: dict[str, Any], path: Path) -> list[dict[str, Any]]:
         if not ways or len(set(map(str, ways))) < len(ways):
             raise InputError(f"{path}: models.{label}.update: expected ways of updating, each once; found {ways}")
         models |= {f"{label}-{way}": {**entry, "update": way} for way in ways}
+    for name in [f"{label}-{way}" for label, ways in _lists(plain) for way in ways]:
+        if name in (plain.get("models") or {}):
+            raise InputError(f"{path}: models.{name}: two rows would be called '{name}'; rename one model")
     return [
         {
             **plain,
@@ -46,3 +51,9 @@ def of_slices(plain: dict[str, Any], path: Path) -> list[dict[str, Any]]:
         }
         for number in range(1, n + 1)
     ]
+
+
+def _lists(plain: dict[str, Any]) -> list[tuple[str, list[Any]]]:
+    """Return the models with a list of ways of updating."""
+    entries = (plain.get("models") or {}).items()
+    return [(k, e["update"]) for k, e in entries if isinstance(e, dict) and isinstance(e.get("update"), list)]

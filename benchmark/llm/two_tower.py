@@ -164,6 +164,9 @@ class TwoTower(LanguageRecommender):
                 raise InputError(f"{found}{nearest(name, catalogue.items.columns)}")
         if config.adversarial and DOMAIN not in catalogue.items.columns:
             raise InputError(f"adversarial: the items have no '{DOMAIN}'; only joined data sets have several")
+        trained = catalogue.items[DOMAIN].gather(catalogue.train.item).n_unique() if config.adversarial else 2
+        if trained < 2 and not config.negatives:
+            raise InputError("adversarial: one domain is learned from and no negatives are drawn; nothing to tell")
 
     @classmethod
     def samplings(cls, config: ModelConfig) -> frozenset[SamplingKind]:

@@ -44,6 +44,7 @@ class Cell:
     low: float | None = None
     high: float | None = None
     higher: bool = True  # more of the metric is better
+    reason: str = ""  # why there is no value
 
     @property
     def better(self) -> bool:
@@ -79,8 +80,9 @@ def _way(p: Part, source: str, target: str, budget: int | None, label: str, refe
     values, higher = p.outcomes.values, higher_is_better(parse_metric(metric).name)
     mine = values.get((label, metric))
     if mine is None or not np.isfinite(mine).any():
-        seeds = p.outcomes.seeds.get((label, metric), [np.nan])
-        return Cell(source, target, budget, label, None if np.isnan(np.mean(seeds)) else float(np.mean(seeds)))
+        seeds, cannot = p.outcomes.seeds.get((label, metric), [np.nan]), p.experiment.unable(short=True)
+        value = None if np.isnan(np.mean(seeds)) else float(np.mean(seeds))
+        return Cell(source, target, budget, label, value, reason=cannot.get(label, ""))
     value = float(np.nanmean(mine))
     other = values.get((reference, metric)) if reference else None
     if other is None:
@@ -118,7 +120,7 @@ def _cell(way: Cell | None) -> str:
     if way is None:
         return ""
     if way.value is None:
-        return "not run"
+        return way.reason or "not run"
     if way.gain is None:
         return f"{way.value:.4f}"
     sign = ("†" if way.better else "‡") if way.certain else ""

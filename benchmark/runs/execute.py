@@ -250,6 +250,7 @@ def _run(
         record.metrics["valid"] = {k: v for k, v in selectable[chosen].items() if k != "epoch"}
     if trial is None:
         model.save(folder / CHECKPOINT)
+        model.load_state_dict({}, strict=False)  # what is kept from validation would make scoring look free for some
         lap("save")
         trainer.test(model, module, verbose=False)
         record.test_reads += 1

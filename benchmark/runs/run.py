@@ -53,6 +53,8 @@ def prepare(
     Raises:
         InputError: the data cannot be used; one line that says where and why.
     """
+    if experiment.dataset.enrich and isinstance(experiment, Experiment):
+        experiment.specs()  # what is wrong with the models is said before a text is paid for
     start = time.perf_counter()
     dataset = prepare_dataset(experiment.dataset.source, experiment.dataset.filters, Path(runs) / "data")
     dataset = with_vectors(dataset, experiment.dataset.vectors)
@@ -78,6 +80,10 @@ def plan(experiment: Experiment, data: PreparedData, store: RunStore) -> list[Pl
     planned = []
     checked: set[str] = set()
     for spec in experiment.specs():
+        for name, n in spec.train_on or ():
+            there = int(data.split.of_domains([name])[data.split.train.item].sum())
+            if n is not None and n > there:
+                raise InputError(f"models.{spec.label}: {n} interactions of '{name}' to train on, and it has {there}")
         key = run_key(spec, data.fingerprint)
         record = store.get(key)
         state: State = "to do"

@@ -151,6 +151,18 @@ def test_rows_of_several_targets_need_joined_data(tiny_experiment: Path) -> None
         Experiment.load(tiny_experiment, ["models.mf.train_on=[a]"]).specs()
 
 
+def test_a_budget_beyond_the_data_and_a_key_without_its_table_are_refused(
+    tiny_experiment: Path, tmp_path: Path
+) -> None:
+    mf = "  m: {class: baselines.mf.MF, transfer: {sources: [cars], joint: false, budgets: [1000]}}\n"
+    (boats,) = load_all(write(tmp_path, mf, "[boats]"))
+    with pytest.raises(InputError, match=r"models.m-1000: 1000 interactions of 'boats' to train on, and it has 48"):
+        run(boats, tmp_path / "runs")
+    for told, needed in (("transfer=true", "targets"), ("update=[static]", "slices")):
+        with pytest.raises(InputError, match=f"it needs `{needed}:` at the top"):
+            load_all(tiny_experiment, [f"models.mf.{told}"])
+
+
 def test_a_circle_of_starts_is_named(tmp_path: Path) -> None:
     models = "  m: {class: baselines.mf.MF, start: {domain: cars}}\n"
     (experiment,) = load_all(write(tmp_path, models, "[boats]"))
