@@ -151,7 +151,7 @@ def test_rows_of_several_targets_need_joined_data(tiny_experiment: Path) -> None
         Experiment.load(tiny_experiment, ["models.mf.train_on=[a]"]).specs()
 
 
-def test_a_budget_beyond_the_data_and_a_key_without_its_table_are_refused(
+def test_budgets_beyond_the_data_and_keys_without_their_table_are_refused(
     tiny_experiment: Path, tmp_path: Path
 ) -> None:
     mf = "  m: {class: baselines.mf.MF, transfer: {sources: [cars], joint: false, budgets: [1000]}}\n"
