@@ -117,6 +117,7 @@ class RecommenderContract:
         tasks: the task kinds to test it on.
         epochs: for models trained by gradients.
         floor: the AUC that it must reach on the planted data; chance is .5.
+        in_two_processes: False for a variant of a model that another test trains in two processes.
     """
 
     model: ClassVar[type[Recommender]]
@@ -124,6 +125,7 @@ class RecommenderContract:
     tasks: ClassVar[tuple[str, ...]] = ("ranking",)
     epochs: ClassVar[int] = 20
     floor: ClassVar[float] = 0.7
+    in_two_processes: ClassVar[bool] = True
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "kind" in metafunc.fixturenames:
@@ -329,7 +331,10 @@ def two_processes(
     """Train all models of this session in one pair of processes; {"module:Class/kind": [of rank 0, of rank 1]}."""
     classes = {item.cls for item in request.session.items if getattr(item, "cls", None) is not None}  # type: ignore[attr-defined]
     jobs = sorted(
-        f"{class_path(cls)}/{kind}" for cls in classes if issubclass(cls, RecommenderContract) for kind in cls.tasks
+        f"{class_path(cls)}/{kind}"
+        for cls in classes
+        if issubclass(cls, RecommenderContract) and cls.in_two_processes
+        for kind in cls.tasks
     )
     # workers of pytest-xdist share the folder above their own
     folder = tmp_path_factory.getbasetemp()

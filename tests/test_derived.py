@@ -25,6 +25,7 @@ class Halved(Derived):
 
 
 class TestHalved(RecommenderContract):
+    in_two_processes = False
     model = Halved
     config: ClassVar[dict[str, Any]] = {"of": "ease"}
 

@@ -66,6 +66,7 @@ class TestPairs(_OnATeacher):
 
 
 class TestSequences(_OnATeacher):
+    in_two_processes = False
     config: ClassVar[dict[str, Any]] = {
         "teacher": "t", "student": SASREC_STUDENT, "loss": "listwise", "top": 20, "others": 20,
     }  # fmt: skip
@@ -73,11 +74,13 @@ class TestSequences(_OnATeacher):
 
 
 class TestVectors(_OnATeacher):
+    in_two_processes = False
     config: ClassVar[dict[str, Any]] = {"teacher": "t", "student": MF_STUDENT, "loss": "embedding"}
     taught_by = MF
 
 
 class TestLabelledRows(_OnATeacher):
+    in_two_processes = False
     config: ClassVar[dict[str, Any]] = {"teacher": "t", "student": {**MF_STUDENT, "loss": "bce"}}
     taught_by = MF
     tasks = ("preference",)

@@ -24,6 +24,7 @@ class TestMFWithCrossEntropy(RecommenderContract):
 
 
 class TestMFWithHardNegatives(RecommenderContract):
+    in_two_processes = False
     model = MF
     config = {**QUICK, "loss": "bce", "negative_sampling": {"kind": "hard", "pool": 2}}
     floor = 0.65

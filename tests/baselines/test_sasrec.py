@@ -19,6 +19,7 @@ class TestSASRec(RecommenderContract):
 
 
 class TestSASRecBCE(RecommenderContract):
+    in_two_processes = False
     model = SASRec
     config = {**QUICK, "loss": "bce", "negatives": 4}
     epochs = 25
@@ -26,6 +27,7 @@ class TestSASRecBCE(RecommenderContract):
 
 
 class TestSASRecAugmented(RecommenderContract):
+    in_two_processes = False
     model = SASRec
     config = {
         **QUICK,

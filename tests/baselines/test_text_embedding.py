@@ -20,6 +20,7 @@ class TestTextEmbedding(RecommenderContract):
 
 
 class TestVectorsAlone(RecommenderContract):
+    in_two_processes = False
     model = TextEmbedding
     config: ClassVar[dict[str, Any]] = {"item_fields": [], "vectors": ["image"]}
     floor = 0.75

@@ -23,6 +23,7 @@ class TestExact(RecommenderContract):
 
 
 class TestTrie(RecommenderContract):
+    in_two_processes = False
     model = Generative
     config = {**BASE, "backbone": tiny("qwen2"), "beams": 30}
     epochs = 4
@@ -37,6 +38,7 @@ class TestSeq2Seq(RecommenderContract):
 
 
 class TestEmbedding(RecommenderContract):
+    in_two_processes = False
     model = Generative
     config = {**BASE, "backbone": tiny("llama"), "grounding": "embedding", "free_beams": 3, "free_tokens": 10}
     epochs = 10

@@ -40,6 +40,7 @@ def between(kind: PeftKind, share: float) -> Interpolated:
 
 
 class TestInterpolated(RecommenderContract):
+    in_two_processes = False
     model = Interpolated
     config: ClassVar[dict[str, Any]] = {"of": "row", "share": 0.7}
 

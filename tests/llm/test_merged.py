@@ -36,6 +36,7 @@ def merged(stages: dict[str, Recommender], **told: Any) -> Any:
 
 
 class TestMerged(RecommenderContract):
+    in_two_processes = False
     model = Merged
     config: ClassVar[dict[str, Any]] = {"members": ("a", "b")}
     floor = 0.6

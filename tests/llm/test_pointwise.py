@@ -13,6 +13,7 @@ from tests.planted import planted
 
 
 class TestDecoder(RecommenderContract):
+    in_two_processes = False
     model = Pointwise
     config = {"backbone": tiny("llama"), "learning_rate": 0.02, "batch_size": 64, "schedule": "constant"}
     tasks = ("preference",)

@@ -29,12 +29,14 @@ class TestTwoTower(RecommenderContract):
 
 
 class TestVectorsAlone(RecommenderContract):
+    in_two_processes = False
     model = TwoTower
     config = {**TestTwoTower.config, "item_fields": [], "vectors": ["image"], "popularity": False}
     floor = 0.6
 
 
 class TestWithDrawnNegativesAndIds(RecommenderContract):
+    in_two_processes = False
     model = TwoTower
     config = {**TestTwoTower.config, "negatives": 16, "id_embedding": True}
     epochs = 8
