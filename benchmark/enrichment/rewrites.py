@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.enrichment.writers import LocalModel, expanded
+from benchmark.enrichment.writers import LocalModel
 from benchmark.errors import InputError
+from benchmark.llm.locate import expanded
 
 _WORD = re.compile(r"\w+")
 

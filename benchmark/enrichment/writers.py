@@ -7,7 +7,6 @@ import importlib
 import inspect
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -19,6 +18,7 @@ from benchmark.data.sources.files import content_hash
 from benchmark.enrichment.cache import Answer
 from benchmark.errors import InputError, missing_extra, nearest
 from benchmark.experiment.settings import Enrichment
+from benchmark.llm.locate import expanded
 
 _BATCH = 32  # prompts that a local model reads at once
 _CHUNK = 256  # texts that a function rewrites at once; what it returned is kept before the next ones
@@ -47,18 +47,6 @@ def writer_of(enrichment: Enrichment) -> Writer:
         return Endpoint(enrichment)
     assert enrichment.model is not None
     return LocalModel(enrichment.model, enrichment.max_tokens, enrichment.temperature, enrichment.seed)
-
-
-def expanded(name: str) -> str:
-    """Return a path with its environment variables put in.
-
-    Raises:
-        InputError: one of them is not set.
-    """
-    out = os.path.expandvars(name)
-    if unset := re.search(r"\$\{?(\w+)", out):
-        raise InputError(f"'{name}': the environment variable {unset[1]} is not set")
-    return out
 
 
 def content_of(name: str) -> str:
@@ -109,7 +97,7 @@ class LocalModel:
 
             device = "cuda" if torch.cuda.is_available() else "cpu"
             loading = Loading(dtype="bfloat16" if device == "cuda" else "float32")
-            model = LanguageModel(expanded(self.name), Peft(kind="frozen"), loading).eval()
+            model = LanguageModel(self.name, Peft(kind="frozen"), loading).eval()
             if self.max_tokens >= model.max_length:
                 raise InputError(f"max_tokens: found {self.max_tokens}, the model takes {model.max_length} in all")
             self._loaded = model.to(device)

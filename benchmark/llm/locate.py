@@ -21,6 +21,18 @@ _HUB_TIMEOUT = 1.0
 _VARIABLE = re.compile(r"\$\{?(\w+)")
 
 
+def expanded(name: str) -> str:
+    """Return a path with its environment variables put in.
+
+    Raises:
+        InputError: one of them is not set.
+    """
+    filled = os.path.expandvars(name)
+    if missing := _VARIABLE.search(filled):
+        raise InputError(f"'{name}': the environment variable {missing[1]} is not set")
+    return filled
+
+
 def resolve(name: str | Path) -> Path | str:
     """Return the folder of a backbone, or its hub name where it is yet to be downloaded.
 
@@ -34,10 +46,10 @@ def resolve(name: str | Path) -> Path | str:
             environment variable that is not set.
     """
     name = str(name)
-    filled = os.path.expandvars(name)
-    if missing := _VARIABLE.search(filled):
-        raise InputError(f"backbone '{name}': the environment variable {missing[1]} is not set")
-    folder = Path(filled).expanduser()
+    try:
+        folder = Path(expanded(name)).expanduser()
+    except InputError as error:
+        raise InputError(f"backbone {error}") from None
     if folder.is_dir():
         return _checked_folder(folder)
     if name.startswith((".", "/", "~", "$")) or name.count("/") > 1:

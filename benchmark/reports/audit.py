@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmark.audit.finding import LEVELS, Finding
+from benchmark.reports.files import write_texts
 from benchmark.reports.page import table
-from benchmark.runs.record import whole_file
 
 _COLOURS = {"fault": "red", "warning": "yellow", "unknown": "cyan", "fine": "green"}
 
@@ -52,10 +52,7 @@ def write(name: str, findings: Sequence[Finding], folder: Path) -> list[Path]:
     lines += ["| Check | Level | Found |", "| --- | --- | --- |", *rows]
     told = {"experiment": name, "findings": [asdict(finding) for finding in ordered(findings)]}
     texts = {"audit.md": "\n".join(lines), "audit.json": json.dumps(told, indent=1, allow_nan=False)}
-    for file, text in texts.items():
-        with whole_file(folder / file) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
-    return [folder / file for file in texts]
+    return write_texts(folder, {name: text + "\n" for name, text in texts.items()})
 
 
 def section(findings: Sequence[Finding]) -> str:

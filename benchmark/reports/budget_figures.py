@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from benchmark.errors import missing_extra
 from benchmark.reports.budget_text import rounded
 from benchmark.reports.budgets import Contest, Family, against_best
 from benchmark.reports.names import GROUP_TITLES
 from benchmark.reports.render import number
 from benchmark.reports.report_figures import DASHES, GREEN, LOOKS, PURPLE, bare_figure, plain
 from benchmark.reports.search_figures import GREY, VERMILLION
+from benchmark.reports.stills import INK, canvas, dress, svg
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -26,7 +25,6 @@ SHAPES = ("circle", "square", "triangle-up", "triangle-down", "diamond", "x", "c
 # the same signs in Matplotlib
 MARKERS = dict(zip(SHAPES, "os^vDxP", strict=True))
 LINE_STYLES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
-INK, FAINT = "#1f2328", "#e3e6ea"
 
 
 @dataclass(frozen=True)
@@ -165,16 +163,9 @@ def still(curves: Sequence[Family], pairs: Sequence[Contest], metric_title: str,
     Raises:
         InputError: Matplotlib is not installed.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure as Canvas
-    except ImportError:
-        raise missing_extra("matplotlib", "report") from None
     every = sizes(curves)
-    # text stays text, and ids come from a fixed salt
-    with rc_context({"svg.hashsalt": "levelfield", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        canvas = Canvas(figsize=(9, 5.4), layout="constrained")
-        axes = canvas.add_subplot()
+    with canvas(9, 5.4) as figure:
+        axes = figure.add_subplot()
         drawn = looks(curves)
         ends = {}
         for family in curves:
@@ -210,13 +201,8 @@ def still(curves: Sequence[Family], pairs: Sequence[Contest], metric_title: str,
         axes.set_xlim(every[0] / room**0.03, every[-1] * room**0.03)
         axes.set_xlabel("training interactions (log scale)")
         axes.set_ylabel(metric_title)
-        axes.set_title(title, loc="left", fontsize=11)
-        axes.grid(color=FAINT, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        out = io.StringIO()
-        canvas.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+        dress(axes, title)
+        return svg(figure)
 
 
 def spread(wanted: dict[str, float], gap: float) -> dict[str, float]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 from benchmark.audit.finding import listed
 from benchmark.evaluation.metrics import higher_is_better, parse_metric
+from benchmark.reports import pipes
 from benchmark.reports.budgets import Contest, Crossing, Family, Gap, against_best, contests, families
 from benchmark.reports.names import GROUP_TITLES, title
 from benchmark.reports.part import Part
@@ -187,21 +188,16 @@ def markdown(p: Part, table: ComparisonTable) -> str:
         lines += [f"## {title(metric)}", ""]
         lines += [f"- {line}" for line in sentences(curves, pairs, higher_is_better(parse_metric(metric).name))]
         heads, groups = grid(curves)
-        lines += ["", *_head(heads)]
+        lines += ["", *pipes.head(heads)]
         for group, rows in groups:
-            lines += [f"| *{group}* |" + " |" * (len(heads) - 1), *map(_row, rows)]
+            lines += [f"| *{group}* |" + " |" * (len(heads) - 1), *map(pipes.row, rows)]
         for contest in against_best(pairs):
             heads, rows = gap_rows(contest)
-            lines += ["", f"{contest.name} against the best classical model of each budget:", "", *_head(heads)]
-            lines += map(_row, rows)
+            lines += [
+                "",
+                f"{contest.name} against the best classical model of each budget:",
+                "",
+                *pipes.table(heads, rows),
+            ]
         lines.append("")
     return "\n".join(lines)
-
-
-def _head(heads: Sequence[str]) -> Iterator[str]:
-    yield _row(heads)
-    yield "|" + " --- |" + " ---: |" * (len(heads) - 1)
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -12,12 +12,12 @@ from benchmark.reports import page as shell
 from benchmark.reports.budget_figures import interactive, still
 from benchmark.reports.budget_text import gap_rows, grid, markdown, note, sentences
 from benchmark.reports.budgets import against_best, contests, families, has_curves
+from benchmark.reports.files import write_texts
 from benchmark.reports.names import title
 from benchmark.reports.page import Section, switch
 from benchmark.reports.page import table as html_table
 from benchmark.reports.part import Part
 from benchmark.reports.table import ComparisonTable
-from benchmark.runs.record import whole_file
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -42,7 +42,7 @@ def write(p: Part, table: ComparisonTable, folder: Path) -> list[Path]:
         source = p.experiment.dataset.source.source
         head = f"{title(metric)} by training size, {source}; band: 95 % interval over users"
         files["learning_curve.svg"] = still(curves, contests(p, curves, metric), title(metric), head)
-    return [_written(folder / name, content) for name, content in files.items()]
+    return write_texts(folder, files)
 
 
 def write_page(p: Part, table: ComparisonTable, folder: Path) -> list[Path]:
@@ -51,7 +51,8 @@ def write_page(p: Part, table: ComparisonTable, folder: Path) -> list[Path]:
         return []
     body, figures = section(p, table)
     sections = [Section("budgets", HEADING, body)]
-    return [_written(folder / "learning_curve.html", shell.page(f"Learning curves: {table.name}", sections, figures))]
+    page = shell.page(f"Learning curves: {table.name}", sections, figures)
+    return write_texts(folder, {"learning_curve.html": page})
 
 
 def first_figure(p: Part, table: ComparisonTable) -> Figure:
@@ -100,9 +101,3 @@ def section(p: Part, table: ComparisonTable, prefix: str = "") -> tuple[str, dic
         "the two are told apart on both sides. A dotted level is a model with one budget.</p>"
     )
     return "\n".join([place, bands, *told, f"<p>{html.escape(note(p))}</p>"]), figures
-
-
-def _written(path: Path, content: str) -> Path:
-    with whole_file(path) as temporary:
-        temporary.write_text(content, encoding="utf-8")
-    return path

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from benchmark.reports.files import write_texts
 from benchmark.reports.names import GROUP_TITLES
 from benchmark.reports.table import Cell, Column, ComparisonTable, Row
-from benchmark.runs.record import whole_file
 
 MARKS = {1: "†", -1: "‡", 0: ""}
 INTERVAL = "95 % interval"
@@ -213,11 +213,7 @@ def contents(table: ComparisonTable) -> dict[str, str]:
 
 def write(table: ComparisonTable, folder: Path) -> list[Path]:
     """Write the files of a table under ``folder``; return their paths."""
-    files = contents(table)
-    for name, content in files.items():
-        with whole_file(folder / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-    return [folder / name for name in files]
+    return write_texts(folder, contents(table))
 
 
 def show(table: ComparisonTable, console: Console) -> None:

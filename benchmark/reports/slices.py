@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,15 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.data.split import Prequential
-from benchmark.errors import missing_extra
 from benchmark.evaluation.significance import bootstrap_intervals
-from benchmark.reports.budget_figures import FAINT, INK, spread
+from benchmark.reports import pipes
+from benchmark.reports.budget_figures import spread
+from benchmark.reports.files import write_texts
 from benchmark.reports.names import title
 from benchmark.reports.page import Section
 from benchmark.reports.page import table as html_table
 from benchmark.reports.part import Part
 from benchmark.reports.report_figures import LOOKS
-from benchmark.runs.record import whole_file
+from benchmark.reports.stills import INK, canvas, dress, svg
 
 HEADING = "Slice after slice"
 NUMBER, DIFFERENCE = "{:.4f} [{:.3f}, {:.3f}]", "{:+.4f} [{:+.4f}, {:+.4f}]"
@@ -90,8 +90,7 @@ def contents(parts: Sequence[Part]) -> dict[str, str]:
     out = [f"# {HEADING}", ""]
     for metric in parts[0].outcomes.metrics:
         head, rows = _grid(parts, metric)
-        out += [f"## {title(metric)}", "", f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
-        out += [*(f"| {' | '.join(row)} |" for row in rows), ""]
+        out += [f"## {title(metric)}", "", *pipes.table(head, rows), ""]
     return {"slices.md": "\n".join([*out, _legend(parts), ""])}
 
 
@@ -101,16 +100,10 @@ def still(parts: Sequence[Part]) -> str:
     Raises:
         InputError: Matplotlib is not installed.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise missing_extra("matplotlib", "report") from None
     metric, x = parts[0].outcomes.metrics[0], _numbers(parts)
     groups = parts[0].groups
-    with rc_context({"svg.hashsalt": "levelfield", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        canvas = Figure(figsize=(9, 5.4), layout="constrained")
-        axes = canvas.add_subplot()
+    with canvas(9, 5.4) as figure:
+        axes = figure.add_subplot()
         ends = {}
         for label in _labels(parts):
             y = [float(np.nanmean(p.outcomes.values[label, metric])) for p in parts]
@@ -129,13 +122,8 @@ def still(parts: Sequence[Part]) -> str:
         axes.set_xticks(x, [f"slice {n}" for n in x])
         axes.set_ylabel(title(metric))
         head = f"{title(metric)}, slice after slice; solid: retrained, dashed: continued, dotted: static"
-        axes.set_title(head, loc="left", fontsize=11)
-        axes.grid(color=FAINT, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        out = io.StringIO()
-        canvas.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+        dress(axes, head)
+        return svg(figure)
 
 
 def write(parts: Sequence[Part], folder: Path) -> list[Path]:
@@ -143,10 +131,7 @@ def write(parts: Sequence[Part], folder: Path) -> list[Path]:
     files = contents(parts)
     if files and find_spec("matplotlib"):
         files["slices.svg"] = still(parts)
-    for name, content in files.items():
-        with whole_file(folder / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-    return [folder / name for name in files]
+    return write_texts(folder, files)
 
 
 def section(parts: Sequence[Part]) -> Section:

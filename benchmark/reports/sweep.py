@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmark.reports import render
+from benchmark.reports.files import write_texts
 from benchmark.reports.search import importance
 from benchmark.reports.search_figures import figures
 from benchmark.reports.search_page import page
 from benchmark.reports.search_tables import caveat, comma_separated, left, markdown, summary
-from benchmark.runs.record import whole_file
 
 if TYPE_CHECKING:
     import optuna
@@ -25,12 +25,7 @@ if TYPE_CHECKING:
 def write(studies: Sequence[optuna.Study], folder: Path) -> list[Path]:
     """Write sweep.md, trials.csv and sweep.html under ``folder``; return their paths."""
     contents = {"sweep.md": markdown(studies), "trials.csv": comma_separated(studies), "sweep.html": page(studies)}
-    paths = []
-    for name, content in contents.items():
-        with whole_file(folder / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-        paths.append(folder / name)
-    return paths
+    return write_texts(folder, contents)
 
 
 def named_figures(studies: Sequence[optuna.Study]) -> dict[str, Figure]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 import statistics
 import textwrap
 from collections.abc import Sequence
@@ -13,16 +12,16 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.errors import missing_extra
-from benchmark.reports.budget_figures import FAINT, INK, LINE_STYLES, MARKERS, SHAPES, spread
+from benchmark.reports.budget_figures import LINE_STYLES, MARKERS, SHAPES, spread
+from benchmark.reports.files import write_texts
 from benchmark.reports.names import GROUP_TITLES, measured_title, title
 from benchmark.reports.page import switch
 from benchmark.reports.page import table as html_table
 from benchmark.reports.part import Part
 from benchmark.reports.render import number
 from benchmark.reports.report_figures import DASHES, LINES, LOOKS, bare_figure, plain
+from benchmark.reports.stills import INK, canvas, dress, svg
 from benchmark.reports.table import Cell, ComparisonTable
-from benchmark.runs.record import whole_file
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -106,9 +105,7 @@ def write(p: Part, table: ComparisonTable, folder: Path) -> list[Path]:
     metric = wanted.metric or p.outcomes.metrics[0]
     lines, levels = gathered(p, table, metric)
     head = f"{title(metric)} against retention, {p.experiment.dataset.source.source}"
-    with whole_file(folder / FILE) as temporary:
-        temporary.write_text(still(lines, levels, axis_title(wanted.measured), title(metric), head), encoding="utf-8")
-    return [folder / FILE]
+    return write_texts(folder, {FILE: still(lines, levels, axis_title(wanted.measured), title(metric), head)})
 
 
 def first_figure(p: Part, table: ComparisonTable) -> Figure:
@@ -229,16 +226,9 @@ def still(lines: Sequence[Line], levels: Sequence[Level], x_title: str, y_title:
     Raises:
         InputError: Matplotlib is not installed.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure as Canvas
-    except ImportError:
-        raise missing_extra("matplotlib", "report") from None
     axis = axis_of(lines)
-    # text stays text, and ids come from a fixed salt
-    with rc_context({"svg.hashsalt": "levelfield", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        canvas = Canvas(figsize=(11, 5.8), layout="constrained")
-        axes = canvas.add_subplot()
+    with canvas(11, 5.8) as figure:
+        axes = figure.add_subplot()
         for line, color, shape in zip(lines, cycle(LINES), cycle(SHAPES), strict=False):
             x, y = [axis.place(q.x) for q in line.points], [q.y for q in line.points]
             low, high = zip(*map(_bars, line.points), strict=True)
@@ -262,14 +252,9 @@ def still(lines: Sequence[Line], levels: Sequence[Level], x_title: str, y_title:
             axes.minorticks_off()
         axes.set_xlabel(x_title + (" (log scale)" if axis.log else ""))
         axes.set_ylabel(y_title)
-        axes.set_title(f"{head}; bars: 95 % interval over users", loc="left", fontsize=10)
-        axes.grid(color=FAINT, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        canvas.legend(loc="outside right upper", frameon=False, fontsize=9, labelspacing=0.8)
-        out = io.StringIO()
-        canvas.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+        dress(axes, f"{head}; bars: 95 % interval over users")
+        figure.legend(loc="outside right upper", frameon=False, fontsize=9, labelspacing=0.8)
+        return svg(figure)
 
 
 def _legend(line: Line) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.errors import missing_extra
 from benchmark.evaluation.metrics import higher_is_better, parse_metric
 from benchmark.evaluation.significance import bootstrap_intervals
 from benchmark.experiment.transfer import ALONE, JOINT, MERGED
+from benchmark.reports import pipes
+from benchmark.reports.files import write_texts
 from benchmark.reports.names import title
 from benchmark.reports.page import Section
 from benchmark.reports.page import table as html_table
 from benchmark.reports.part import Part
-from benchmark.runs.record import whole_file
+from benchmark.reports.stills import INK, canvas, svg
 
 HEADING = "Transfer between domains"
 
@@ -145,9 +145,7 @@ def markdown(parts: Sequence[Part]) -> str:
         for metric in metrics:
             head, rows = _grid(ways(parts, model, metric))
             out += [f"## {model}: {title(metric)}", ""]
-            out += [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
-            out += [f"| {' | '.join(row)} |" for row in rows]
-            out += ["", _legend(metric), ""]
+            out += [*pipes.table(head, rows), "", _legend(metric), ""]
     return "\n".join(out)
 
 
@@ -157,25 +155,17 @@ def still(parts: Sequence[Part]) -> str:
     Raises:
         InputError: Matplotlib is not installed.
     """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise missing_extra("matplotlib", "report") from None
     metric, names = parts[0].outcomes.metrics[0], models(parts)
     found = {name: ways(parts, name, metric) for name in names}
     shape = {name: _axes(found[name]) for name in names}
     heights = [len(shape[name][0]) for name in names]
     width = max(len(shape[name][1]) for name in names)
-    with rc_context({"svg.hashsalt": "levelfield", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        canvas = Figure(figsize=(2.2 + 1.05 * width, 0.9 + sum(0.5 * h + 0.9 for h in heights)), layout="constrained")
-        panels = canvas.subplots(len(names), 1, squeeze=False, gridspec_kw={"height_ratios": [h + 1 for h in heights]})
+    with canvas(2.2 + 1.05 * width, 0.9 + sum(0.5 * h + 0.9 for h in heights)) as figure:
+        panels = figure.subplots(len(names), 1, squeeze=False, gridspec_kw={"height_ratios": [h + 1 for h in heights]})
         for axes, name in zip(panels[:, 0], names, strict=True):
             _panel(axes, found[name], *shape[name])
             axes.set_title(f"{name}: {title(metric)} and the gain over the target alone", loc="left", fontsize=10)
-        out = io.StringIO()
-        canvas.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+        return svg(figure)
 
 
 def _panel(axes: Any, found: Sequence[Cell], sources: list[str], columns: list[tuple[str, int | None]]) -> None:
@@ -190,7 +180,7 @@ def _panel(axes: Any, found: Sequence[Cell], sources: list[str], columns: list[t
             won = (way.gain if way.higher else -way.gain) if way.gain is not None else 0.0
             share[i, j] = won / (way.value - way.gain) if gained and way.gain is not None else 0.0
             said = f"{way.value:.3f}" + (f"\n{way.gain:+.3f}" if way.gain is not None else "")
-            strong, ink = "bold" if way.certain else "normal", "white" if share[i, j] > 0.6 else "#1f2328"
+            strong, ink = "bold" if way.certain else "normal", "white" if share[i, j] > 0.6 else INK
             axes.text(j, i, said, ha="center", va="center", fontsize=8, fontweight=strong, color=ink)
     axes.imshow(np.clip(share, -1, 1), cmap="PuOr", vmin=-1.4, vmax=1.4, aspect="auto")
     axes.set_xticks(range(len(columns)), [f"{target}\n{_named(budget)}" for target, budget in columns], fontsize=8)
@@ -212,12 +202,7 @@ def write(parts: Sequence[Part], folder: Path) -> list[Path]:
     files = contents(parts)
     if files and find_spec("matplotlib"):
         files["transfer.svg"] = still(parts)
-    paths = []
-    for name, content in files.items():
-        with whole_file(folder / name) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-        paths.append(folder / name)
-    return paths
+    return write_texts(folder, files)
 
 
 def has_transfer(parts: Sequence[Part]) -> bool:
