@@ -1,16 +1,16 @@
-"""What an experiment says, checked, and resolved into one RunSpec a (model, seed)."""
+"""Experiment: data, task, models and seeds of one table, checked, and resolved into one RunSpec a (model, seed)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -23,8 +23,10 @@ from benchmark.errors import InputError, nearest
 from benchmark.evaluation.metrics import GENERATION_METRICS, PREFERENCE_METRICS, RANKING_METRICS, parse_metric
 from benchmark.experiment.beyond import Beyond, parse_beyond
 from benchmark.experiment.classes import model_class, model_config
+from benchmark.experiment.entry import ModelEntry, merged
 from benchmark.experiment.presentation import Published, Report
-from benchmark.experiment.search import Dimension, Sweep
+from benchmark.experiment.run_spec import START, RunSpec
+from benchmark.experiment.search import Sweep
 from benchmark.experiment.settings import DatasetConfig, Tracking, TrainerConfig
 from benchmark.validation import describe
 
@@ -32,94 +34,12 @@ if TYPE_CHECKING:
     from benchmark.recommender import ModelConfig, Recommender, Traits
 
 TARGET, OTHERS = "target", "others"  # domains in train_on: the judged one, all that are not named
-START = "start"  # among the stages of a run
 LLM = ("llm-zero-shot", "llm")  # groups of rows that are no baselines
 COLD = {"cold_items": "items", "cold_users": "users"}  # what is unseen in training, by kind of split
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Start(_Strict):
-    """Whose weights a model begins with: those of a row trained for another domain."""
-
-    model: str | None = Field(None, description="Label of a row of the same class; the row's own when left out.")
-    domain: str = Field(description="task.domain of the table in which that row was trained and selected.")
-
-
-class Way(_Strict):
-    """One cell of a matrix of transfer."""
-
-    of: str = Field(description="The model, by its label in the file.")
-    source: str = Field(description="Where it comes from: a domain, or `alone`, `joint`, `merged`.")
-    budget: int | None = Field(description="How many interactions of the target it learns from; None: all.")
-
-
-class ModelEntry(_Strict):
-    """One row of the table: a class by its path, its hyper-parameters, and what differs from the file's trainer."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
-
-    class_path: str = Field(alias="class")
-    trainer: dict[str, Any] = Field(default_factory=dict, description="Overrides of the file's trainer block.")
-    limit_train: int | None = Field(
-        None,
-        gt=0,
-        description="Few-shot: train on so many interactions, the same for every model (whole users in a ranking).",
-    )
-    train_on: dict[str, Annotated[int, Field(gt=0)] | None] | None = Field(
-        None,
-        description="Of joined data sets: the domains to train on, a list or {name: interactions}; `target` is the "
-        "judged one, `others` are the rest. An empty list trains nothing: the row is what it starts from.",
-    )
-    start: Start | None = Field(None, description="Begin with the weights of a row trained for another domain.")
-    update: Literal["retrained", "static", "continued"] = Field(
-        "retrained",
-        description="In later slices of a prequential split: trained anew on all that came before, kept as it was in "
-        "the first slice, or its weights trained further on what is new; a list gives a row each.",
-    )
-    way: Way | None = Field(None, description="Which cell of the matrix of transfer the row is; `transfer` sets it.")
-    family: str | None = Field(
-        None,
-        description="Rows of one family are one model at several budgets, a learning curve; a list of budgets sets it.",
-    )
-    search: dict[str, Dimension] = Field(
-        default_factory=dict,
-        description="Hyper-parameters that `levelfield sweep` searches, by their path: peft.rank, trainer.max_epochs.",
-    )
-
-    @field_validator("train_on", mode="before")
-    @classmethod
-    def _all_of_each(cls, value: Any) -> Any:
-        return dict.fromkeys(map(str, value)) if isinstance(value, (list, tuple)) else value
-
-    @model_validator(mode="after")
-    def _one_budget(self) -> ModelEntry:
-        if self.train_on is not None and self.limit_train is not None:
-            raise ValueError("train_on and limit_train do not go together; write {domain: interactions}")
-        if self.update != "retrained" and (self.limit_train is not None or self.train_on is not None):
-            raise ValueError("update goes with neither limit_train nor train_on")
-        if self.search and (self.start is not None or self.update != "retrained"):
-            raise ValueError("search: a row that begins with the weights of another run cannot be searched")
-        if self.train_on == {} and self.start is None:
-            raise ValueError("train_on: nothing to train on, and no `start` to take weights from")
-        return self
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
-
-    def with_values(self, values: dict[str, Any]) -> ModelEntry:
-        """Return this entry with hyper-parameters, given by their paths (``peft.rank``), set to ``values``."""
-        plain = {**self.parameters, "trainer": self.trainer}
-        for path, value in values.items():
-            *blocks, last = path.split(".")
-            change: dict[str, Any] = {last: value}
-            for block in reversed(blocks):
-                change = {block: change}
-            plain = _merged(plain, change)
-        return self.model_copy(update=plain)
 
 
 class Experiment(_Strict):
@@ -130,9 +50,6 @@ class Experiment(_Strict):
     dataset: DatasetConfig
     task: Task = Task()
     models: dict[str, ModelEntry] = Field(min_length=1)
-    known: dict[str, ModelEntry] = Field(
-        {}, exclude=True, description="Rows that are left out here, for those that begin with their weights."
-    )
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     split_seed: int = Field(0, description="Seed of the split and of the integer ids; the same for all models.")
     resample_train: bool = Field(
@@ -145,6 +62,8 @@ class Experiment(_Strict):
     report: Report = Report()
     published: tuple[Published, ...] = ()
     tracking: Tracking = Tracking()
+    # rows that are left out here, for those that begin with their weights
+    _known: dict[str, ModelEntry] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _texts_of_users_are_of_one_training_part(self) -> Experiment:
@@ -306,7 +225,9 @@ class Experiment(_Strict):
         specs = [self.spec(label, self.seeds[0]) for label in labels if label in self.models]
         wanted = set[str]().union(*map(below, specs))
         kept = {k: v for k, v in self.models.items() if k in wanted}
-        return self.model_copy(update={"models": kept, "known": {**self.known, **self.models}})
+        out = self.model_copy(update={"models": kept})
+        out._known = {**self._known, **self.models}
+        return out
 
     def spec(self, label: str, seed: int) -> RunSpec:
         """Return the spec of one run; raises as ``specs`` does."""
@@ -370,8 +291,7 @@ class Experiment(_Strict):
         except InputError as error:
             raise InputError(f"{where}.{error}") from None
         try:
-            merged = _merged(self.trainer.model_dump(), entry.trainer)
-            trainer = TrainerConfig.model_validate(merged)
+            trainer = TrainerConfig.model_validate(merged(self.trainer.model_dump(), entry.trainer))
         except ValidationError as error:
             raise InputError(describe(error, TrainerConfig, f"{where}.trainer")) from None
         monitor = trainer.early_stopping.monitor or self.task.metrics[0]
@@ -460,7 +380,7 @@ class Experiment(_Strict):
         path = (*above, (f"{label} for {self.task.domain}", START))
         if f"{other} for {entry.start.domain}" in [name for name, _ in path]:
             raise InputError(f"{where}: {' -> '.join(name for name, _ in path)} is a circle")
-        known = {**self.known, **self.models}
+        known = {**self._known, **self.models}
         if other not in known:
             raise InputError(f"{where}: no model '{other}' in this experiment{nearest(other, known)}")
         if known[other].class_path != entry.class_path:
@@ -492,112 +412,3 @@ class Experiment(_Strict):
             circle = " -> ".join([*labels[first:], label])
             raise InputError(f"models.{label}.{above[first][1]}: {circle} is a circle")
         return label
-
-
-@dataclass(frozen=True)
-class RunSpec:
-    """Everything that decides the outcome of one run; ``experiment`` and ``label`` only name it.
-
-    ``stages`` holds, by role, the runs of the models that this one stands on, and as "start" the run whose weights it
-    begins with; ``sample_seed`` is that of the samples of ``limit_train`` and ``train_on``. Of a prequential split, a
-    run with ``since`` learns from what the training part of that slice did not hold.
-    """
-
-    experiment: str
-    label: str
-    dataset: DatasetConfig
-    task: Task
-    split_seed: int
-    class_path: str
-    config: ModelConfig
-    trainer: TrainerConfig
-    limit_train: int | None
-    seed: int
-    sample_seed: int
-    stages: dict[str, RunSpec] = field(default_factory=dict, hash=False)
-    train_on: tuple[tuple[str, int | None], ...] | None = None
-    since: int | None = None
-
-    def model_class(self) -> type[Recommender]:
-        return model_class(self.class_path, f"models.{self.label}")
-
-    @property
-    def below(self) -> dict[str, RunSpec]:
-        """The runs of the models that this one stands on, by role."""
-        return {role: stage for role, stage in self.stages.items() if role != START}
-
-    def traits(self) -> Traits:
-        """Return what the model is, on what it stands on."""
-        return self.model_class().traits_on(self.config, {role: stage.traits() for role, stage in self.below.items()})
-
-    @classmethod
-    def from_resolved(cls, resolved: dict[str, Any], experiment: str, label: str) -> RunSpec:
-        """Return the spec that ``resolved`` was made of, as a record holds it; metrics are the default ones.
-
-        Raises:
-            InputError: this version of the code has no such class or setting.
-        """
-        where = f"models.{label}"
-        stages = {
-            role: cls.from_resolved(stage, experiment, role) for role, stage in resolved.get("stages", {}).items()
-        }
-        names: dict[str, Any] = {}  # their labels are no part of it
-        for role in [role for role in stages if role != START]:
-            key, several, _ = role.partition(".")
-            names[key] = [*names.get(key, []), role] if several else role
-        model = model_class(resolved["class"], where)
-        try:
-            return cls(
-                experiment=experiment,
-                label=label,
-                dataset=DatasetConfig.model_validate(resolved["dataset"]),
-                task=Task.model_validate(resolved["task"]),
-                split_seed=resolved["split_seed"],
-                class_path=resolved["class"],
-                config=model_config(model, {**resolved["config"], **names}, where),
-                trainer=TrainerConfig.model_validate(resolved["trainer"]),
-                limit_train=resolved["limit_train"],
-                seed=resolved["seed"],
-                sample_seed=resolved.get("sample_seed", resolved["split_seed"]),
-                stages=stages,
-                train_on=None if (told := resolved.get("train_on")) is None else tuple(map(tuple, told)),
-                since=resolved.get("since"),
-            )
-        except ValidationError as error:
-            raise InputError(f"{where}: stored by another version of the code: {error.errors()[0]['msg']}") from None
-
-    def resolved(self) -> dict[str, Any]:
-        """Return the outcome-deciding settings as plain JSON values.
-
-        Metrics are left out: they are functions of the stored ranks, so another metric needs no new run. So are the
-        labels of stages: what they point to stands under "stages".
-        """
-        resolved = {
-            "dataset": self.dataset.model_dump(mode="json"),
-            "task": self.task.model_dump(mode="json", exclude={"metrics"}),
-            "split_seed": self.split_seed,
-            "class": self.class_path,
-            "config": self.config.model_dump(mode="json", exclude={role.partition(".")[0] for role in self.below}),
-            "trainer": self.trainer.model_dump(mode="json"),
-            "limit_train": self.limit_train,
-            "seed": self.seed,
-        }
-        if self.since is not None:
-            resolved["since"] = self.since
-        if self.train_on is not None:
-            resolved["train_on"] = [list(pair) for pair in self.train_on]
-        sampled = self.limit_train or any(n is not None for _, n in self.train_on or ())
-        if sampled and self.sample_seed != self.split_seed:
-            resolved["sample_seed"] = self.sample_seed
-        if self.stages:
-            resolved["stages"] = {role: stage.resolved() for role, stage in self.stages.items()}
-        return resolved
-
-
-def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``change`` laid over it, block by block."""
-    out = dict(base)
-    for key, value in change.items():
-        both = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = _merged(out[key], value) if both else value
-    return out
