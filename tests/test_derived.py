@@ -24,6 +24,13 @@ class Halved(Derived):
         return model
 
 
+class Same(Derived):
+    """The row as it is."""
+
+    def change(self, model: Recommender) -> Recommender:
+        return model
+
+
 class TestHalved(RecommenderContract):
     in_two_processes = False
     model = Halved

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from lightning import Callback
 from scipy.special import expit, log_softmax, softmax
 from scipy.stats import spearmanr
 
@@ -327,3 +328,23 @@ def test_a_stored_student_comes_back_without_its_teacher_and_its_code_counts(tmp
     n = data.split.n_users + data.split.n_items
     # factors and biases in float32, and a flag for each user
     assert size_in_bytes(model) == 4 * n * (8 + 1) + data.split.n_users
+
+
+def test_the_students_own_training_settings_are_heeded() -> None:
+    """Hard negatives are chosen before its step, and what it cannot be trained with is refused."""
+    data, task = planted("ranking")
+
+    class Watch(Callback):
+        widths: ClassVar[set[int]] = set()
+
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Batch, batch_idx: int) -> None:
+            assert batch.negative is not None
+            self.widths.add(batch.negative.shape[1])
+
+    student = {**MF_STUDENT, "negatives": 2, "negative_sampling": {"kind": "hard", "pool": 4}}
+    settings = {"teacher": "t", "student": student, "top": 20, "others": 20}
+    fit(Distilled, settings, data, task, 1, test=False, stages={"teacher": teacher("ranking")}, callbacks=[Watch()])
+    assert Watch.widths == {2}
+    wrong = Distilled.Config(teacher="t", student={**SASREC_STUDENT, "negative_sampling": "hard"})
+    with pytest.raises(InputError, match="negative_sampling: found 'hard', and SASRec"):
+        Distilled.check_training(wrong, task)

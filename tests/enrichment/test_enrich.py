@@ -18,7 +18,7 @@ import pytest
 
 from benchmark.enrichment.cache import TextCache
 from benchmark.errors import InputError
-from benchmark.experiment import Experiment
+from benchmark.experiment import Experiment, load_all
 from benchmark.runs.record import RunStore
 from benchmark.runs.run import prepare, run
 from tests.enrichment.server import Server
@@ -293,3 +293,30 @@ def test_a_block_that_cannot_be_is_one_line(file: Callable[..., Path], enrich: d
     assert said in str(caught.value)
     assert "enriched.yaml:6: dataset.enrich.new" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_wrong_with_a_model_is_said_before_a_text_is_paid_for(
+    server: Server, file: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = file(description=described(server))
+    wrong = "  wrong: {class: baselines.ease.EASE, l3: 1}\nseeds:"
+    path.write_text(path.read_text(encoding="utf-8").replace("seeds:", wrong))
+    with pytest.raises(InputError, match="unknown key 'l3'; did you mean 'l2'"):
+        prepare(Experiment.load(path), tmp_path / "runs")
+    assert not server.requests
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("split: {kind: temporal, valid: 0.2, test: 0.2}", "split: {kind: prequential}"),
+        ("task:\n", "task:\n  domain: boats\n"),
+    ],
+)
+def test_histories_that_differ_from_table_to_table_are_refused(
+    before: str, after: str, server: Server, file: Callable[..., Path]
+) -> None:
+    path = file(taste=described(server, of="users", prompt="Liked {history}."))
+    path.write_text(path.read_text(encoding="utf-8").replace(before, after))
+    with pytest.raises(InputError, match=r"dataset.enrich.taste: \{history\} is another one"):
+        load_all(path)

@@ -72,3 +72,24 @@ class Fragile(Recommender):
 
     def score(self, batch: Batch) -> Tensor:
         return self.pick(self.count.expand(len(batch), -1), batch)
+
+
+class Keeping(Fragile):
+    """Popularity, which it works out once and keeps until weights are loaded."""
+
+    def __init__(self, config: ModelConfig, catalogue: Catalogue) -> None:
+        super().__init__(config, catalogue)
+        self.kept: Tensor | None = None
+        self.computed = 0
+
+    def score(self, batch: Batch) -> Tensor:
+        if self.kept is None:
+            self.kept, self.computed = self.count.clone(), self.computed + 1
+        return self.pick(self.kept.expand(len(batch), -1), batch)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        self.kept = None
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def report(self) -> dict[str, float]:
+        return {"computed": float(self.computed)}

@@ -268,3 +268,13 @@ def test_what_the_data_lacks_is_said_before_anything_runs(
     with pytest.raises(InputError, match=r"models\.choosy: Choosy needs pictures, which the data does not have"):
         run(Experiment.load(tiny_experiment), tmp_path / "runs")
     assert not list((tmp_path / "runs").glob("*/record.json"))
+
+
+def test_what_validation_left_behind_does_not_make_scoring_free(tiny_experiment: Path, tmp_path: Path) -> None:
+    """A model that keeps what it needs for scoring computes it in the test once more, whatever its epochs."""
+    text = tiny_experiment.read_text(encoding="utf-8")
+    told = "  kept: {class: tests.runs.staged.Keeping}\n  above: {class: tests.test_derived.Same, of: kept}\n"
+    tiny_experiment.write_text(text.replace("models:\n", f"models:\n{told}"), encoding="utf-8")
+    records = run(Experiment.load(tiny_experiment, ["seeds=[0]"]).only(["kept", "above"]), tmp_path / "runs")
+    assert [r.status for r in records] == ["finished"] * 2
+    assert [r.model_report["computed"] for r in records] == [2.0, 2.0], "once for validation, once for the test"

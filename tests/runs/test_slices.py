@@ -12,9 +12,11 @@ from benchmark.errors import InputError
 from benchmark.experiment import START, Experiment, load_all
 from benchmark.reports import slices
 from benchmark.reports.part import part
+from benchmark.reports.verify import _bring
 from benchmark.runs.execute import budgeted, load_model, run_key
 from benchmark.runs.record import RunStore
 from benchmark.runs.run import prepare, run
+from benchmark.sweeps.study import order
 
 MF = "class: baselines.mf.MF, embedding_size: 8, learning_rate: 0.05, trainer: {max_epochs: 2}"
 
@@ -92,3 +94,37 @@ def test_slices_need_a_prequential_split(tiny_experiment: Path) -> None:
         Experiment.load(tiny_experiment, ["models.mf.update=static"]).specs()
     with pytest.raises(InputError, match="slice: found 7, there are 5"):
         load_all(tiny_experiment, ["task.split={kind: prequential, slice: 7}"])
+
+
+def test_a_user_who_comes_again_is_drawn_with_all_of_it() -> None:
+    """Five slices of the same values tell no more than one of them."""
+    rng = np.random.default_rng(0)
+    values, users = rng.random(80), np.array([f"u{i}" for i in range(80)])
+    once = slices._told(values, users, slices.NUMBER)
+    assert slices._told(np.tile(values, 5), np.tile(users, 5), slices.NUMBER) == once
+    strangers = np.array([f"u{i}" for i in range(400)])
+    assert slices._told(np.tile(values, 5), strangers, slices.NUMBER) != once
+    assert slices._told(np.full(3, np.nan), users[:3], slices.NUMBER) == "–"
+
+
+def test_what_stands_on_other_rows_is_not_static(tiny_experiment: Path) -> None:
+    models = f"  mf: {{{MF}}}\n  half: {{class: tests.test_derived.Halved, of: mf, update: static}}\n"
+    with pytest.raises(InputError, match=r"models.half: it stands on other rows, .* takes no transfer, start"):
+        [e.specs() for e in sliced(tiny_experiment, models)]
+
+
+def test_the_order_of_studies_is_found_where_rows_begin_with_themselves(tiny_experiment: Path) -> None:
+    searched = "  ease: {class: baselines.ease.EASE, search: {l2: [1.0, 10.0]}}\n"
+    experiments = sliced(tiny_experiment, f"  mf: {{{MF}, update: [static, continued]}}\n{searched}")
+    assert [order(e) for e in experiments] == [["ease"]] * 3
+
+
+def test_what_a_repeated_run_begins_with_is_computed_on_its_own_slice(tiny_experiment: Path, tmp_path: Path) -> None:
+    first, *_, last = sliced(tiny_experiment, f"  mf: {{{MF}, update: [static]}}\n")
+    store, scratch = RunStore(tmp_path / "runs"), RunStore(tmp_path / "scratch")
+    spec, data = last.spec("mf-static", 0), prepare(last, store.root)
+    _bring(spec.stages[START], spec, data, store, scratch)
+    record = scratch.get(run_key(spec.stages[START], data.fingerprint))
+    assert record is not None
+    assert record.split_fingerprint == prepare(first, store.root).split_fingerprint
+    assert record.split_fingerprint != data.split_fingerprint

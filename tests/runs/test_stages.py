@@ -226,3 +226,17 @@ def test_a_stage_that_cannot_be_is_refused_before_anything_runs(
     with pytest.raises(InputError) as caught:
         write(models).specs()
     assert str(caught.value) == expected
+
+
+def test_a_stored_spec_names_its_members_in_their_order() -> None:
+    from benchmark.experiment import RunSpec
+
+    models = {f"m{i}": {"class": "baselines.popularity.Popularity", "batch_size": i + 1} for i in range(6)}
+    fused = {"class": "baselines.fusion.Fusion", "members": list(models)}
+    experiment = Experiment.model_validate(
+        {"name": "x", "dataset": {"source": "movielens-100k"}, "models": {**models, "all": fused}}
+    )
+    spec = experiment.spec("all", 0)
+    again = RunSpec.from_resolved(spec.resolved(), "x", "all")
+    assert again.config.members == tuple(f"members.{i}" for i in range(6))  # type: ignore[attr-defined]
+    assert again.resolved() == spec.resolved()
