@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.data.batch import Batch
-from benchmark.recommender import Group, ModelConfig, Recommender, Traits
+from benchmark.recommender import ModelConfig, Recommender, Traits
 
 
 class DerivedConfig(ModelConfig):
@@ -31,7 +31,6 @@ class Derived(Recommender):
 
     Config: ClassVar[type[ModelConfig]] = DerivedConfig
     batch_kind = "whole"
-    group: ClassVar[Group] = "ensemble"
     changed: Recommender
 
     def change(self, model: Recommender) -> Recommender:
@@ -60,7 +59,7 @@ class Derived(Recommender):
         finally:
             original._trainer = trainer
         self.changed = self.change(changed.eval()).requires_grad_(False)
-        self.changed.load_state_dict({}, strict=False)  # what a model keeps from scoring does not survive loading
+        self.changed.forget()
         self.reads_queries = original.reads_queries
 
     def train(self, mode: bool = True) -> Derived:
@@ -71,7 +70,7 @@ class Derived(Recommender):
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         if hasattr(self, "changed"):
-            self.changed.load_state_dict({}, strict=False)  # what is kept from scoring does not survive loading
+            self.changed.forget()
         return super().load_state_dict(state_dict, strict, assign)
 
     def weights(self) -> dict[str, Tensor]:

@@ -365,6 +365,10 @@ class Recommender(LightningModule):
                 raise InputError(f"{folder / WEIGHTS}: {name}: found {found}, expected {wanted}: another model or data")
         self.load_state_dict(weights, strict=False)
 
+    def forget(self) -> None:
+        """Drop what was worked out for scoring, such as vectors of all items, as it is when weights are loaded."""
+        self.load_state_dict({}, strict=False)
+
     def report(self) -> dict[str, float]:
         """Return numbers about the trained model that belong into the record (such as the share of padding)."""
         return {}

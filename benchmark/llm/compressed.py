@@ -71,7 +71,7 @@ class Compressed(Derived):
         return model
 
     def _compress(self, model: Recommender) -> None:
-        model.load_state_dict({}, strict=False)  # forgets what it keeps from scoring
+        model.forget()
         backbone = getattr(model, "backbone", None)
         if isinstance(backbone, Backbone):
             if not isinstance(model, LanguageRecommender):

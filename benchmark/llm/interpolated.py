@@ -26,14 +26,13 @@ class Interpolated(Derived):
     """
 
     Config = InterpolatedConfig
-    group = "llm"
 
     def change(self, model: Recommender) -> Recommender:
         backbone = getattr(model, "backbone", None)
         if not isinstance(backbone, Backbone):
             raise InputError(f"of: '{self.config.of}' is no fine-tuned language model: it has no backbone")
         interpolate(backbone, self.config.share, self.config.of)
-        model.load_state_dict({}, strict=False)  # whatever it has kept from scoring goes, as when weights are read
+        model.forget()
         return model
 
 

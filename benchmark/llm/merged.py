@@ -47,7 +47,6 @@ class Merged(Derived):
     """
 
     Config = MergedConfig
-    group = "llm"
 
     @classmethod
     def stages_of(cls, config: ModelConfig) -> dict[str, str]:

@@ -23,7 +23,7 @@ PACKAGES = (
     "recbole", "implicit", "wandb", "optuna",
 )  # fmt: skip
 # what decides the outcome of every run; a model's own modules come on top, reports and the command line do not count
-OUTCOME = ("data", "evaluation", "recommender.py", "runs/execute.py", "runs/selection.py")
+OUTCOME = ("data", "evaluation", "recommender.py", "runs/budgeted.py", "runs/execute.py", "runs/selection.py")
 # what tables alone read: a change of it makes no run a new one
 NOT_OUTCOME = tuple(f"evaluation/{name}.py" for name in ("beyond", "significance", "user_values"))
 

@@ -22,16 +22,15 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from benchmark.data.budget import begun, few_shot, of_domains, of_slices
 from benchmark.data.datamodule import RecDataModule
 from benchmark.data.eval_rows import EvalRows
 from benchmark.data.schema import ITEM_ID, USER_ID, Dataset, SplitData
-from benchmark.data.split import Prequential
 from benchmark.errors import InputError
 from benchmark.evaluation.evaluator import RankingEvaluator
 from benchmark.evaluation.metrics import higher_is_better, parse_metric
 from benchmark.experiment import START, RunSpec
 from benchmark.recommender import Recommender, size_in_bytes, trainable_parameters
+from benchmark.runs.budgeted import budgeted
 from benchmark.runs.environment import Energy, PeakMemory, code_version, environment
 from benchmark.runs.record import LOG, RANKS, TOP, RunRecord, RunStore, cleaned, first_line, no_space, whole_file
 from benchmark.runs.selection import Best, Curve, Early, best_epoch
@@ -83,27 +82,6 @@ def run_key(spec: RunSpec, data_fingerprint: str, trial: bool = False) -> str:
     if spec.stages:
         identity["stages"] = {role: run_key(stage, data_fingerprint) for role, stage in spec.stages.items()}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def budgeted(spec: RunSpec, split: SplitData) -> SplitData:
-    """Return the data with the training interactions that a run may learn from."""
-    if START not in spec.stages and spec.train_on is None:
-        return few_shot(split, spec.task, spec.limit_train, spec.sample_seed)
-    earlier = [np.empty(0, np.int64)]
-    start = spec.stages.get(START)
-    while start is not None:
-        earlier.append(_rows_of(start, split))
-        start = start.stages.get(START)
-    return begun(split, _rows_of(spec, split), np.unique(np.concatenate(earlier)))
-
-
-def _rows_of(spec: RunSpec, split: SplitData) -> np.ndarray:
-    """Return the positions, in the training part of ``split``, of what a run learns from."""
-    if spec.train_on is not None:
-        return of_domains(split, spec.task, dict(spec.train_on), spec.sample_seed)
-    if not isinstance(spec.task.split, Prequential):
-        return np.arange(len(split.train))
-    return of_slices(split, spec.since, spec.task.split.slice)
 
 
 def execute(
@@ -250,7 +228,7 @@ def _run(
         record.metrics["valid"] = {k: v for k, v in selectable[chosen].items() if k != "epoch"}
     if trial is None:
         model.save(folder / CHECKPOINT)
-        model.load_state_dict({}, strict=False)  # what is kept from validation would make scoring look free for some
+        model.forget()  # what is kept from validation would make scoring look free for some
         lap("save")
         trainer.test(model, module, verbose=False)
         record.test_reads += 1

@@ -15,7 +15,8 @@ from lightning import Callback
 from scipy.special import expit, log_softmax, softmax
 from scipy.stats import spearmanr
 
-from baselines.distilled import Distilled, listwise, soft_labels, soft_scores
+from baselines._lessons import listwise, soft_labels, soft_scores
+from baselines.distilled import Distilled
 from baselines.ease import EASE
 from baselines.mf import MF
 from baselines.sasrec import SASRec

@@ -13,7 +13,8 @@ from benchmark.experiment import START, Experiment, load_all
 from benchmark.reports import slices
 from benchmark.reports.part import part
 from benchmark.reports.verify import _bring
-from benchmark.runs.execute import budgeted, load_model, run_key
+from benchmark.runs.budgeted import budgeted
+from benchmark.runs.execute import load_model, run_key
 from benchmark.runs.record import RunStore
 from benchmark.runs.run import prepare, run
 from benchmark.sweeps.study import order
