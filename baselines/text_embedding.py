@@ -57,8 +57,8 @@ class TextEmbedding(Recommender):
         self.text_size = 0
         if self.reads_queries:
             from benchmark.llm.adapters import Peft
-            from benchmark.llm.backbone import Loading
             from benchmark.llm.encoder import Encoder
+            from benchmark.llm.loading import Loading
 
             self.backbone = Encoder(config.backbone, Peft(kind="frozen"), Loading(dtype="float32"))
             self.text_size = self.backbone.hidden_size

@@ -51,7 +51,7 @@ def _of(
     material: Material, name: str, labels: list[str], asked: dict[str, list[Question]], probe: Console | None
 ) -> Finding:
     """Return what is known of one backbone."""
-    from benchmark.llm.backbone import kind_of
+    from benchmark.llm.loading import kind_of
     from benchmark.llm.locate import resolve
 
     config: LLMConfig = material.specs[labels[0]].config  # type: ignore[assignment]

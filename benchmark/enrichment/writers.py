@@ -92,8 +92,8 @@ class LocalModel:
         """
         if self._loaded is None:
             from benchmark.llm.adapters import Peft
-            from benchmark.llm.backbone import Loading
             from benchmark.llm.language_model import LanguageModel
+            from benchmark.llm.loading import Loading
 
             device = "cuda" if torch.cuda.is_available() else "cpu"
             loading = Loading(dtype="bfloat16" if device == "cuda" else "float32")

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from benchmark.llm.adapters import Peft
-from benchmark.llm.backbone import Backbone, Loading
+from benchmark.llm.backbone import Backbone
 from benchmark.llm.buckets import TOKENS_PER_PASS, in_order, length_buckets
+from benchmark.llm.loading import Loading
 from benchmark.llm.locate import DEFAULT_BACKBONE
 from benchmark.llm.prompts import TokenBatch
 

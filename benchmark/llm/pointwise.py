@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from benchmark.data.batch import Batch, BatchSpec
 from benchmark.data.schema import Catalogue
 from benchmark.errors import InputError
-from benchmark.llm.backbone import Backbone, Kind, kind_of
+from benchmark.llm.backbone import Backbone
 from benchmark.llm.buckets import in_order, passes
 from benchmark.llm.encoder import Encoder, Pooling
 from benchmark.llm.language_model import KEPT_COST, LanguageModel
+from benchmark.llm.loading import Kind, kind_of
 from benchmark.llm.prompted import PromptConfig, PromptRecommender
 from benchmark.llm.prompts import TokenBatch
 from benchmark.llm.templates import Template, Way

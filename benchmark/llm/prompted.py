@@ -12,8 +12,8 @@ from torch import Tensor
 
 from benchmark.data.batch import Batch, BatchSpec
 from benchmark.data.schema import Catalogue
-from benchmark.llm.backbone import Kind, check_loading, kind_of, load_tokenizer
 from benchmark.llm.buckets import TOKENS_PER_PASS, length_buckets
+from benchmark.llm.loading import Kind, check_loading, kind_of, load_tokenizer
 from benchmark.llm.prompts import TokenBatch
 from benchmark.llm.reader import Reader
 from benchmark.llm.templates import Prompt, Template, Way

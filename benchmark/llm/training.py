@@ -15,7 +15,8 @@ from benchmark.data.batch import Batch
 from benchmark.data.negatives import SamplingKind
 from benchmark.data.schema import Catalogue
 from benchmark.llm.adapters import Peft
-from benchmark.llm.backbone import Attention, Backbone, Kind, Loading, Quantization, check_loading, kind_of
+from benchmark.llm.backbone import Backbone
+from benchmark.llm.loading import Attention, Kind, Loading, Quantization, check_loading, kind_of
 from benchmark.llm.locate import DEFAULT_BACKBONE
 from benchmark.llm.precision import DType
 from benchmark.llm.protect import Protect, Protection

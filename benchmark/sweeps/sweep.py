@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmark.experiment import Experiment
-from benchmark.llm.backbone import kept_backbone
+from benchmark.llm.loading import kept_backbone
 from benchmark.runs.execute import PreparedData
 from benchmark.runs.record import RunStore
 from benchmark.runs.run import plan, run

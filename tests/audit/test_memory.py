@@ -18,8 +18,8 @@ from benchmark.audit.material import Material
 from benchmark.audit.memory import finding, memory
 from benchmark.audit.probe import BEFORE, Question, Rate, ask, questions
 from benchmark.llm.adapters import Peft
-from benchmark.llm.backbone import Loading
 from benchmark.llm.language_model import LanguageModel
+from benchmark.llm.loading import Loading
 from tests.audit.small import WORDS, frame, material, only
 from tests.llm.tiny import tiny
 

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from benchmark.data.text import TokenTable, offsets_of
 from benchmark.llm.adapters import Peft
-from benchmark.llm.backbone import Loading
 from benchmark.llm.beam import beam_search
 from benchmark.llm.buckets import TOKENS_PER_PASS
 from benchmark.llm.language_model import KEPT_COST, LanguageModel
+from benchmark.llm.loading import Loading
 from benchmark.llm.precision import fastest_dtype
 from benchmark.llm.trie import Trie
 from tests.bench.comparison import row

@@ -26,9 +26,9 @@ from torch import Tensor
 from benchmark.data.text import item_texts, user_profiles
 from benchmark.errors import InputError
 from benchmark.llm.adapters import Peft
-from benchmark.llm.backbone import Loading
 from benchmark.llm.buckets import length_buckets
 from benchmark.llm.encoder import Encoder, pool
+from benchmark.llm.loading import Loading
 from benchmark.llm.locate import DEFAULT_BACKBONE, resolve
 from benchmark.llm.pieces import PromptTokens
 from benchmark.llm.prompts import History, flat_prompts

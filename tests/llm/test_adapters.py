@@ -10,9 +10,10 @@ import torch
 
 from benchmark.errors import InputError
 from benchmark.llm.adapters import ADALORA_END, Peft
-from benchmark.llm.backbone import Backbone, Loading
+from benchmark.llm.backbone import Backbone
 from benchmark.llm.encoder import Encoder
 from benchmark.llm.language_model import LanguageModel
+from benchmark.llm.loading import Loading
 from tests.llm.tiny import tiny
 
 transformers = pytest.importorskip("transformers")

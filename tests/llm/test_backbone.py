@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from benchmark.errors import InputError
 from benchmark.llm import locate, precision
 from benchmark.llm.adapters import AdapterDropout, Peft
-from benchmark.llm.backbone import Backbone, Loading
+from benchmark.llm.backbone import Backbone
 from benchmark.llm.encoder import Encoder, pool
+from benchmark.llm.loading import Loading
 from benchmark.llm.locate import DEFAULT_BACKBONE, resolve
 from benchmark.llm.precision import fastest_dtype
 from tests.llm.tiny import tiny_bert
@@ -467,19 +468,19 @@ def test_real_llama():
 
 
 def test_a_kept_backbone_is_read_once_and_its_copies_are_as_if_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmark.llm import backbone
+    from benchmark.llm import loading
 
     read: list[object] = []
-    original = backbone._read
+    original = loading._read
 
     def counting(*arguments: Any) -> Any:
         read.append(arguments[1])
         return original(*arguments)
 
-    monkeypatch.setattr(backbone, "_read", counting)
+    monkeypatch.setattr(loading, "_read", counting)
     folder = tiny_bert()
     fresh = Encoder(folder, Peft(kind="full"), seed=0)
-    with backbone.kept_backbone():
+    with loading.kept_backbone():
         first = Encoder(folder, Peft(kind="full"), seed=0)
         with torch.no_grad():
             for weight in first.parameters():

@@ -11,9 +11,9 @@ import torch
 from baselines.ease import EASE
 from benchmark.errors import InputError
 from benchmark.llm.adapters import Peft, PeftKind, tuner_layers
-from benchmark.llm.backbone import Loading
 from benchmark.llm.interpolated import Interpolated, interpolate
 from benchmark.llm.language_model import LanguageModel
+from benchmark.llm.loading import Loading
 from benchmark.llm.two_tower import TwoTower
 from benchmark.recommender import Recommender
 from tests.contract import Fitted, RecommenderContract, fit

@@ -11,9 +11,10 @@ import torch
 
 from benchmark.errors import InputError
 from benchmark.llm.adapters import Peft, PeftKind
-from benchmark.llm.backbone import Backbone, Loading
+from benchmark.llm.backbone import Backbone
 from benchmark.llm.encoder import Encoder
 from benchmark.llm.language_model import LanguageModel
+from benchmark.llm.loading import Loading
 from benchmark.llm.plain_texts import plain_texts
 from benchmark.llm.pointwise import Pointwise
 from benchmark.llm.protect import Protect, Protection

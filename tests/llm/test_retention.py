@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmark.errors import InputError
 from benchmark.llm.adapters import SOFT, Peft, PeftKind
-from benchmark.llm.backbone import Backbone, Loading
+from benchmark.llm.backbone import Backbone
 from benchmark.llm.encoder import Encoder
 from benchmark.llm.language_model import LanguageModel
+from benchmark.llm.loading import Loading
 from benchmark.llm.locate import resolve
 from benchmark.llm.plain_texts import plain_texts
 from benchmark.llm.retention import (

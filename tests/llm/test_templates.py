@@ -161,7 +161,7 @@ def test_a_prompt_longer_than_the_window_even_without_history() -> None:
 def test_examples_need_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmark.llm import backbone
 
-    monkeypatch.setattr(backbone, "_load", None)
+    monkeypatch.setattr(backbone, "load_base", None)
     data, task = planted("ranking")
     batch = RecDataModule(data, task, BatchSpec("pointwise", max_history=5)).rows("test")
     some = batch[batch.all[:3]]
