@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import optuna
 
 LEASE, BEAT = "lease", "beat"
+CLAIM = "claim"  # who reached for a trial, written before it runs: its process may be killed before it signs the lease
 MISSED = 3  # so many signs of life missed: the process is lost
 UNSIGNED = 10.0  # seconds after which a running trial that nobody has signed is lost: signing takes milliseconds
 
@@ -80,6 +81,9 @@ class Watch:
         lease = trial.user_attrs.get(LEASE)
         if lease is not None and lease["host"] == self._host:
             return not _alive(lease)
+        claim = trial.user_attrs.get(CLAIM)
+        if lease is None and claim is not None and claim["host"] == self._host and not _alive(claim):
+            return True
         if lease is not None and lease.get("node") and self.node_alive and not self.node_alive(lease["node"]):
             return True
         sign, now = (lease, trial.user_attrs.get(BEAT)), time.monotonic()

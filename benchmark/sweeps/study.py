@@ -20,7 +20,7 @@ from benchmark.experiment import Experiment
 from benchmark.experiment.search import Pruner
 from benchmark.runs.environment import code_version
 from benchmark.runs.record import RunRecord, whole_file
-from benchmark.sweeps.lease import LEASE, Watch, own_lease
+from benchmark.sweeps.lease import CLAIM, LEASE, Watch, own_lease
 from benchmark.sweeps.samplers import DESIGNS, learning_sampler, points, pruner
 from benchmark.sweeps.space import Space, Values
 from benchmark.sweeps.storage import studies_folder
@@ -246,12 +246,14 @@ class ModelStudy:
             if waiting.state != optuna.trial.TrialState.WAITING:
                 continue
             trial_id = self.storage.get_trial_id_from_study_id_trial_number(self.study_id, waiting.number)
+            lease = own_lease(node)
             try:
+                self.storage.set_trial_user_attr(trial_id, CLAIM, lease)
                 if not self.storage.set_trial_state_values(trial_id, optuna.trial.TrialState.RUNNING):
                     continue
             except optuna.exceptions.UpdateFinishedTrialError:
                 continue
-            self.storage.set_trial_user_attr(trial_id, LEASE, own_lease(node))
+            self.storage.set_trial_user_attr(trial_id, LEASE, lease)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return optuna.trial.Trial(self.study, trial_id)

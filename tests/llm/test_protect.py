@@ -82,7 +82,7 @@ def test_language_models_move_less_at_equal_steps(kind: PeftKind) -> None:
         return drifted(LanguageModel(name, Peft(kind=kind), LOADING, seed=0), protect, rate)
 
     free = drift()
-    assert free > 0.03, "there must be something to protect"
+    assert free > (0.03 if shared else 0.005), "there must be something to protect"  # random weights move less
     for protect in ({"kl": 5.0}, {"replay": 5.0}, {"l2_sp": 2.0}):
         assert drift(**protect) < 0.7 * free, protect
 

@@ -20,7 +20,7 @@ from optuna.trial import TrialState  # noqa: E402
 
 from benchmark.errors import InputError  # noqa: E402
 from benchmark.experiment import Experiment  # noqa: E402
-from benchmark.sweeps.lease import BEAT, LEASE, Heartbeat, own_lease  # noqa: E402
+from benchmark.sweeps.lease import BEAT, CLAIM, LEASE, Heartbeat, own_lease  # noqa: E402
 from benchmark.sweeps.study import CRASHES, ModelStudy, patient, selection_file, stored_selections  # noqa: E402
 from benchmark.sweeps.trial import _Reporter  # noqa: E402
 from tests.sweeps.searched import DATA, EASE, MF, RATE, experiment, opened, search_without_training, tell  # noqa: E402
@@ -56,7 +56,7 @@ def identifier(study: ModelStudy, number: int) -> int:
     return study.storage.get_trial_id_from_study_id_trial_number(study.study_id, number)
 
 
-def leave_to(study: ModelStudy, trial: Any, lease: dict[str, Any]) -> None:
+def leave_to(study: ModelStudy, trial: Any, lease: dict[str, Any] | None) -> None:
     """Make a running trial that of another process."""
     study.storage.set_trial_user_attr(identifier(study, trial.number), LEASE, lease)
 
@@ -193,6 +193,18 @@ def test_a_process_that_is_dead_but_not_waited_for_is_lost(study: ModelStudy) ->
     leave_to(study, study.claim(), lease)
     assert study.requeue(counting=False) == 1
     process.wait()
+
+
+def test_a_process_that_is_killed_before_it_signs_is_lost_at_once(study: ModelStudy, dead: dict[str, Any]) -> None:
+    """Else the next process would leave this trial alone for a while, and sample the following ones without it."""
+    trial = study.claim()
+    assert trial is not None
+    leave_to(study, trial, None)
+    assert study.requeue(counting=False) == 0, "the process that reached for it lives, and may be about to sign"
+    study.storage.set_trial_user_attr(identifier(study, trial.number), CLAIM, dead)
+    assert study.requeue(counting=True) == 1
+    first = study.trials()[0]
+    assert (first.state, first.user_attrs["crashes"]) == (TrialState.WAITING, 0), "it had not begun with the trial"
 
 
 def test_another_process_that_got_the_same_number_later_is_not_the_same(study: ModelStudy) -> None:
