@@ -50,6 +50,19 @@ def test_the_key_is_decided_by_what_decides_the_outcome(tiny_experiment: Path) -
     assert run_key(Experiment.load(tiny_experiment).specs()[0], "other data") != base[0]
 
 
+def test_a_file_that_a_model_reads_is_part_of_the_key_by_its_content(tiny_experiment: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+    model = f"  text: {{class: benchmark.llm.two_tower.TwoTower, retention: {{corpus: {corpus}}}}}"
+    plain = tiny_experiment.read_text(encoding="utf-8")
+    tiny_experiment.write_text(plain.replace("models:\n", f"models:\n{model}\n"), encoding="utf-8")
+
+    def key(text: str) -> str:
+        corpus.write_text(text, encoding="utf-8")
+        return run_key(Experiment.load(tiny_experiment).spec("text", 0), "fingerprint")
+
+    assert key("It rains.") == key("It rains.") != key("It snows.")
+
+
 def test_numbers_in_scientific_notation_are_numbers(tiny_experiment: Path) -> None:
     experiment = Experiment.load(tiny_experiment, ["models.mf.learning_rate=1e-3"])
     assert experiment.specs()[4].config.learning_rate == 0.001

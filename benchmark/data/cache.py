@@ -17,6 +17,7 @@ from benchmark.data.filters import Filters
 from benchmark.data.schema import Dataset, Step
 from benchmark.data.sources import Source
 from benchmark.data.sources.files import content_hash
+from benchmark.digest import file_sha256
 from benchmark.errors import InputError
 
 # part of every key: raise it when the reading or filtering of the same files gives other data
@@ -69,7 +70,7 @@ def _read(folder: Path) -> Dataset:
     """Read an entry; raises OSError or ValueError where a file is missing or not the one that was written."""
     index = json.loads((folder / _INDEX).read_text())
     for name, digest in index["files"].items():
-        if content_hash_of(folder / name) != digest:
+        if file_sha256(folder / name) != digest:
             raise ValueError(f"{name} is not what was written")
     frames = {
         table: pl.read_parquet(folder / f"{table}.parquet", memory_map=False)
@@ -84,12 +85,6 @@ def _read(folder: Path) -> Dataset:
     return Dataset(index["name"], interactions, users, items, frames["graph"], frames["links"], steps, index["clock"])
 
 
-def content_hash_of(path: Path) -> str:
-    """Return the SHA-256 of a file of the cache; raises OSError where it cannot be read."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _write(dataset: Dataset, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -100,7 +95,7 @@ def _write(dataset: Dataset, folder: Path) -> None:
             if frame is not None:
                 path = aside / f"{table}.parquet"
                 frame.write_parquet(path)
-                files[path.name] = content_hash_of(path)
+                files[path.name] = file_sha256(path)
         steps = [asdict(step) for step in dataset.steps]
         index = {"name": dataset.name, "steps": steps, "files": files, "clock": dataset.clock}
         (aside / _INDEX).write_text(json.dumps(index, indent=1))

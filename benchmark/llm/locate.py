@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
 import os
 import re
@@ -11,6 +10,7 @@ import socket
 import threading
 from pathlib import Path
 
+from benchmark.digest import file_sha256
 from benchmark.errors import InputError, missing_extra
 
 DEFAULT_BACKBONE = "sentence-transformers/all-MiniLM-L6-v2"
@@ -81,8 +81,7 @@ def _packaged_folder() -> Path | None:
 def _check_weights(file: Path) -> None:
     """Read the file once a process and refuse it where its SHA-256 is not the hub's."""
     try:
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        found = file_sha256(file)
     except OSError as error:
         raise InputError(f"backbone weights {file}: cannot be read ({error.strerror})") from error
     if found != _PACKAGE_SHA256:

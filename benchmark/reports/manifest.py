@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from benchmark.digest import file_sha256
 from benchmark.errors import InputError
 from benchmark.experiment import RunSpec
 from benchmark.reports.part import Part
@@ -53,11 +53,6 @@ class Manifest(BaseModel):
             if Path(name).name != name:
                 raise ValueError(f"'{name}' is not the name of a file beside it")
         return files
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def repeat_command(
@@ -127,11 +122,11 @@ def build(table: ComparisonTable, parts: Sequence[Part], store: RunStore, files:
                     "peak_memory": record.peak_memory,
                     "energy_wh": record.energy_wh,
                     "parameters": record.parameters,
-                    "record": sha256(store.folder(record.key) / RECORD),
+                    "record": file_sha256(store.folder(record.key) / RECORD),
                     "files": record.files,
                     "environment": record.environment,
                 }
-    written = {path.name: sha256(path) for path in files}
+    written = {path.name: file_sha256(path) for path in files}
     return {
         "name": table.name,
         "protocols": list(table.protocols),

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from benchmark.data.batch import BatchSpec
 from benchmark.data.datamodule import RecDataModule
+from benchmark.digest import file_sha256
 from benchmark.errors import InputError
 from benchmark.evaluation.metrics import GENERATION_METRICS, parse_metric
 from benchmark.experiment import Experiment, RunSpec
@@ -163,7 +164,7 @@ def _files(manifest: Manifest, folder: Path) -> list[Finding]:
         path = folder / name
         if not path.exists():
             out.append(Finding(str(path), "missing; write it again: levelfield table FILE", True))
-        elif manifests.sha256(path) != expected:
+        elif file_sha256(path) != expected:
             out.append(Finding(str(path), "altered since it was written", True))
     return out or [Finding(f"{folder}", f"{len(manifest.files)} files as they were written")]
 
@@ -230,14 +231,14 @@ def _record(key: str, told: RunEntry, store: RunStore) -> tuple[list[Finding], R
     if record is None:
         return [Finding(where, f"missing: {folder / RECORD}", True)], None
     out = []
-    if manifests.sha256(folder / RECORD) != told.record:
+    if file_sha256(folder / RECORD) != told.record:
         changed = _difference({"test": told.test}, {"test": record.metrics.get("test", {})})
         out.append(Finding(where, f"{RECORD} was altered{'; ' + changed if changed else ''}", True))
     for name, expected in told.files.items():
         path = folder / name
         if not path.exists():
             out.append(Finding(where, f"missing: {path}", True))
-        elif manifests.sha256(path) != expected:
+        elif file_sha256(path) != expected:
             out.append(Finding(where, f"{name} was altered", True))
     return out, record
 

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from benchmark.data.datamodule import RecDataModule
 from benchmark.data.eval_rows import EvalRows
 from benchmark.data.schema import ITEM_ID, USER_ID, Dataset, SplitData
+from benchmark.digest import file_sha256
 from benchmark.errors import InputError
 from benchmark.evaluation.evaluator import RankingEvaluator
 from benchmark.evaluation.metrics import higher_is_better, parse_metric
@@ -67,6 +69,7 @@ class Trial:
 def run_key(spec: RunSpec, data_fingerprint: str, trial: bool = False) -> str:
     """Return the identity of a run: hash of the resolved spec, the data's content and the code version.
 
+    Files that the model reads, such as a corpus, are part of it by their content.
     The keys of the models it stands on are part of it: a change of their code makes this a new run too. A trial of the
     same spec is another run: it does not read the test part.
     """
@@ -79,9 +82,20 @@ def run_key(spec: RunSpec, data_fingerprint: str, trial: bool = False) -> str:
         identity["trial"] = True
     if parts := spec.model_class().made_of(spec.config):
         identity["parts"] = [code_version(path.rpartition(".")[0]) for path in parts]
+    if files := _files(spec.config.model_dump()):
+        identity["files"] = files
     if spec.stages:
         identity["stages"] = {role: run_key(stage, data_fingerprint) for role, stage in spec.stages.items()}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _files(said: Any) -> list[str]:
+    """Return the SHA-256 of each file that is named among hyper-parameters and is there."""
+    if isinstance(said, dict):
+        said = list(said.values())
+    if isinstance(said, (list, tuple)):
+        return [found for value in said for found in _files(value)]
+    return [file_sha256(said)] if isinstance(said, Path) and said.is_file() else []
 
 
 def execute(
@@ -310,11 +324,11 @@ def _store_outcome(model: Recommender, split: SplitData, store: RunStore, record
     frames = {name: _raw(frame, split) for name, frame in frames.items()}
     for name, frame in frames.items():
         path = store.write_parquet(record.key, name, frame)
-        record.files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        record.files[name] = file_sha256(path)
     for path in sorted((store.folder(record.key) / CHECKPOINT).rglob("*")):
         if path.is_file():
             relative = path.relative_to(store.folder(record.key)).as_posix()
-            record.files[relative] = hashlib.sha256(path.read_bytes()).hexdigest()
+            record.files[relative] = file_sha256(path)
 
 
 def _raw(frame: pl.DataFrame, split: SplitData) -> pl.DataFrame:

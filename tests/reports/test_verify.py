@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from benchmark.digest import file_sha256
 from benchmark.errors import InputError
 from benchmark.experiment import Experiment
 from benchmark.reports import manifest, render
@@ -86,7 +87,7 @@ def test_a_table_forged_with_its_manifest(sound: Callable[..., list[Finding]], t
         for old in (f"{cell['mean']:.4f}", f"{cell['mean']:.6f}"):
             text = text.replace(old, "0.9876")
         (folder / name).write_text(text)
-        told["files"][name] = manifest.sha256(folder / name)
+        told["files"][name] = file_sha256(folder / name)
     cell["mean"] = 0.9876
     (folder / "manifest.json").write_text(json.dumps(told))
     said = [f"{f.what}: {f.said}" for f in sound()]
@@ -135,7 +136,7 @@ def test_ranks_and_record_altered_together_are_found_by_the_hash_of_the_record(
         folder / "ranks.parquet"
     )
     told = json.loads((folder / "record.json").read_text())
-    told["files"]["ranks.parquet"] = manifest.sha256(folder / "ranks.parquet")
+    told["files"]["ranks.parquet"] = file_sha256(folder / "ranks.parquet")
     (folder / "record.json").write_text(json.dumps(told))
     assert any("record.json was altered" in fault.said for fault in sound())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
-import hashlib
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ import polars as pl
 from benchmark.data.schema import RATING, TIMESTAMP
 from benchmark.data.sources.canonical import Origin
 from benchmark.data.sources.raw import Raw, member
+from benchmark.digest import file_sha256
 from benchmark.errors import InputError, nearest
 
 UNREADABLE = (
@@ -44,8 +44,7 @@ def existing(path: Path) -> Path:
 
 def content_hash(path: Path) -> str:
     """Return the SHA-256 of the file's bytes."""
-    with existing(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(existing(path))
 
 
 def read_header(path: Path | Raw, separator: str | None = None, quote: str | None = '"') -> list[str]:
