@@ -10,6 +10,7 @@ from scipy import special, stats
 
 from benchmark.audit.finding import Finding, Level, percent
 from benchmark.audit.material import Material
+from benchmark.evaluation.metrics import parse_metric
 from benchmark.runs.outcomes import best_baseline, comparable, differences
 
 CHECK, TITLE = "power", "Smallest difference the table can detect"
@@ -37,14 +38,23 @@ def power(material: Material) -> list[Finding]:
     unit = "users" if material.ranking else "users with labelled rows"
     said = (
         f"With {told.users:,} {unit} and {told.comparisons:,} comparisons of a column, the table marks a true "
-        f"difference of {metric} from the best baseline ({told.reference}) with probability 80 % if it is at least "
-        f"{told.size:.4f}, {percent(told.share)} of that baseline's value (median over rows)."
+        f"difference of {metric} from the best baseline ({told.reference}) with probability 80 % "
     )
+    if _beyond(metric, told):
+        said += "only beyond the range of the metric: as good as never (median over rows)."
+    else:
+        share = percent(told.share)
+        said += f"if it is at least {told.size:.4f}, {share} of that baseline's value (median over rows)."
     if told.size > 2 * told.by_users:
         said += (
             f" Most of that is how much seeds move the models: more seeds would bring it nearer to {told.by_users:.4f}."
         )
-    if others := [f"{name} {it.size:.4f} ({percent(it.share)})" for name, it in found.items() if name != metric]:
+    others = [
+        f"{name} {'beyond its range' if _beyond(name, it) else f'{it.size:.4f} ({percent(it.share)})'}"
+        for name, it in found.items()
+        if name != metric
+    ]
+    if others:
         said += f" Others: {', '.join(others)}."
     level: Level = "warning" if told.share > LARGE or told.users < FEW else "fine"
     if level == "warning":
@@ -65,6 +75,11 @@ class _Smallest:
     reference: str
     users: int
     comparisons: int
+
+
+def _beyond(metric: str, told: _Smallest) -> bool:
+    """Return whether no two rows can differ so much: all metrics but the log loss lie between 0 and 1."""
+    return told.size > 1 and parse_metric(metric).name != "log_loss"
 
 
 def _smallest(material: Material, metric: str) -> _Smallest | None:

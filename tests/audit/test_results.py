@@ -27,12 +27,13 @@ from tests.reports.made import ranks, stored
 SEARCH = {"search": {"l2": {"low": 1.0, "high": 1000.0, "log": True}}}
 
 
-def made(root: Path, users: int, spread: float = 0.0, **changes: Any) -> Material:
-    """Return made-up runs of one seed: two baselines and a language model, on so many users."""
+def made(root: Path, users: int, spread: float = 0.0, by_seed: float = 0.0, **changes: Any) -> Material:
+    """Return made-up runs: two baselines and a language model, on so many users; better by ``by_seed`` a seed."""
 
     def frames(label: str) -> Callable[[int], pl.DataFrame]:
         quality = {"popularity": 0.0, "ease": 1.0, "llm": 1.2}[label]
-        return lambda seed: ranks(quality, users=users, noise=int(1 + 100 * spread * quality))
+        noise = int(1 + 100 * spread * quality)
+        return lambda seed: ranks(quality + by_seed * seed * (label == "llm"), users=users, noise=noise)
 
     labels = ("popularity", "ease", "llm")
     experiment, records, store = stored(root, {k: frames(k) for k in labels}, {"seeds": [0], **changes})
@@ -50,6 +51,13 @@ def test_few_users_cannot_tell_models_apart(tmp_path: Path) -> None:
     assert many.level == "fine"
     ratio = finding.numbers["ndcg@10_smallest"] / many.numbers["ndcg@10_smallest"]
     assert ratio == pytest.approx(np.sqrt(1000), rel=0.3)
+
+
+def test_two_seeds_far_apart_may_be_able_to_decide_nothing(tmp_path: Path) -> None:
+    finding = only(power(made(tmp_path, 200, by_seed=3.0, seeds=[0, 1])))
+    assert finding.numbers["ndcg@10_smallest"] > 1
+    assert "only beyond the range of the metric" in finding.said
+    assert finding.level == "warning"
 
 
 def test_the_smallest_difference_is_found_in_four_of_five_tables(tmp_path: Path) -> None:
