@@ -14,8 +14,9 @@ from torch import Tensor
 
 from benchmark.data.batch import Batch, BatchSpec
 from benchmark.data.schema import Catalogue
+from benchmark.data.task import Task
 from benchmark.errors import InputError
-from benchmark.recommender import ModelConfig, Recommender, Traits, unseen_by_all
+from benchmark.recommender import Below, ModelConfig, Recommender, Traits, unseen_by_all
 
 KNOTS = 256  # places at which an isotonic function is kept
 EDGE = 1e-4  # probabilities nearer to 0 or 1 are not believed
@@ -58,12 +59,14 @@ class Calibrated(Recommender):
         assert isinstance(config, Calibrated.Config)
         return {"member": config.member}
 
+    @classmethod
+    def check_below(cls, config: ModelConfig, below: dict[str, Below], task: Task) -> None:
+        assert isinstance(config, Calibrated.Config)
+        _check(config.method, below["member"].traits)
+
     def attach(self, stages: dict[str, Recommender]) -> None:
         super().attach(stages)
-        if self.config.method == "temperature" and not stages["member"].traits.probability:
-            raise InputError(
-                "method: the member's scores are no logits, which a temperature needs; use platt or isotonic"
-            )
+        _check(self.config.method, stages["member"].traits)
         self.reads_queries = stages["member"].reads_queries
 
     def batch_spec(self) -> BatchSpec:
@@ -100,6 +103,12 @@ class Calibrated(Recommender):
             return {}
         slope, intercept = self.line.tolist()
         return {"temperature": 1 / slope} if self.config.method == "temperature" else {"a": slope, "b": intercept}
+
+
+def _check(method: str, member: Traits) -> None:
+    """Refuse a temperature of scores that are no logits."""
+    if method == "temperature" and not member.probability:
+        raise InputError("method: the member's scores are no logits, which a temperature needs; use platt or isotonic")
 
 
 def _line(score: np.ndarray, like: np.ndarray, with_intercept: bool) -> np.ndarray:

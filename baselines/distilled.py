@@ -19,9 +19,9 @@ from benchmark.data.schema import ITEM_ID, USER_ID, Catalogue
 from benchmark.data.task import Task
 from benchmark.errors import InputError
 from benchmark.experiment import model_class, model_config
-from benchmark.recommender import GradientConfig, ModelConfig, Recommender, Traits
+from benchmark.recommender import Below, GradientConfig, ModelConfig, Recommender, Traits
 
-ITEMS = 1024  # item vectors that are compared in a step
+STUDENTS = "MF, LightGCN, SASRec or a two-tower"
 
 
 class DistilledConfig(ModelConfig):
@@ -36,6 +36,7 @@ class DistilledConfig(ModelConfig):
     )
     top: int = Field(100, gt=0, description="Best unseen items of each user by the teacher (soft, listwise; ranking).")
     others: int = Field(100, gt=0, description="Unseen items drawn beside them.")
+    items: int = Field(1024, gt=0, description="Items whose vectors are compared in a step (embedding).")
     batch_size: int = Field(128, gt=0, description="Users of a student's batch whose scores are compared; a ranking.")
     eval_batch_size: int = Field(256, gt=0, description="Users or rows that the teacher scores at once.")
 
@@ -46,8 +47,8 @@ class DistilledConfig(ModelConfig):
         if "class" not in student:
             raise ValueError("it has no class, such as baselines.mf.MF")
         model, config = _student(student)
-        if not issubclass(model.Config, GradientConfig):
-            raise ValueError(f"{model.__name__} is not trained by gradients; take MF, LightGCN, SASRec or a two-tower")
+        if not issubclass(model.Config, GradientConfig) or not model.differentiable:
+            raise ValueError(f"{model.__name__} gives no scores with gradients to learn by; take {STUDENTS}")
         if model.stages_of(config):
             raise ValueError(f"{model.__name__} stands on other rows itself; take a model that stands alone")
         return {"class": student["class"], **config.model_dump(mode="json")}
@@ -190,6 +191,18 @@ class Distilled(Recommender):
         assert isinstance(config, DistilledConfig)
         return {"teacher": config.teacher}
 
+    @classmethod
+    def check_below(cls, config: ModelConfig, below: dict[str, Below], task: Task) -> None:
+        assert isinstance(config, DistilledConfig)
+        teacher, (student, _) = below["teacher"], _student(config.student)
+        if config.loss == "embedding":
+            for key, who, model in (("teacher", f"'{teacher.label}'", teacher.model), ("student", "it", student)):
+                if model.item_embeddings is Recommender.item_embeddings:
+                    name = model.__name__
+                    raise InputError(f"{key}: {who} ({name}) has no vectors of items; use loss: soft or listwise")
+        elif task.kind == "preference" and not teacher.traits.probability:
+            raise InputError(f"teacher: the scores of '{teacher.label}' are no logits; calibrate it first (Calibrated)")
+
     def attach(self, stages: dict[str, Recommender]) -> None:
         super().attach(stages)
         own, other = self.catalogue, stages["teacher"].catalogue
@@ -238,9 +251,9 @@ class Distilled(Recommender):
         lessons, config = self.lessons, self.config
         if isinstance(lessons, Tensor):
             assert self.projection is not None
-            items = self._with_gradients(self.student.item_embeddings())
-            some = torch.randperm(self.n_items, device=items.device)[:ITEMS]
-            return 1 - F.cosine_similarity(self.projection(items[some]), lessons[some], dim=1).mean()
+            some = torch.randperm(self.n_items, device=lessons.device)[: config.items]
+            items = self._with_gradients(self.student.embed_items(some))
+            return 1 - F.cosine_similarity(self.projection(items), lessons[some], dim=1).mean()
         if isinstance(lessons, Labels):
             assert batch.item is not None
             wanted = replace(batch, candidates=batch.item.unsqueeze(1), item=None, label=None)
@@ -260,6 +273,6 @@ class Distilled(Recommender):
             name = type(self.student).__name__
             raise InputError(
                 f"student: {name} gives its {'vectors' if self.config.loss == 'embedding' else 'scores'} without "
-                "gradients, which this loss needs; take MF, LightGCN or SASRec"
+                f"gradients, which this loss needs; take {STUDENTS}"
             )
         return values

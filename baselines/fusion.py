@@ -10,8 +10,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from benchmark.data.batch import Batch
+from benchmark.data.task import Task
 from benchmark.errors import InputError
-from benchmark.recommender import ModelConfig, Recommender, Traits, unseen_by_all
+from benchmark.recommender import Below, ModelConfig, Recommender, Traits, unseen_by_all
+from benchmark.validation import check_weights
 
 OUT = float("-inf")
 
@@ -26,10 +28,7 @@ class FusionConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _a_weight_each(self) -> FusionConfig:
-        if self.weights is not None and len(self.weights) != len(self.members):
-            raise ValueError(f"weights: {len(self.weights)} of them for {len(self.members)} members")
-        if len(set(self.members)) < len(self.members):
-            raise ValueError("members: one of them stands twice; give it a weight instead")
+        check_weights(self.members, self.weights)
         return self
 
 
@@ -61,12 +60,14 @@ class Fusion(Recommender):
         assert isinstance(config, FusionConfig)
         return {f"members.{i}": label for i, label in enumerate(config.members)}
 
+    @classmethod
+    def check_below(cls, config: ModelConfig, below: dict[str, Below], task: Task) -> None:
+        assert isinstance(config, FusionConfig)
+        _check(config, {role: row.traits for role, row in below.items()})
+
     def attach(self, stages: dict[str, Recommender]) -> None:
         super().attach(stages)
-        for role, stage in stages.items() if self.config.method == "logit" else ():
-            if not stage.traits.probability:
-                label = self.config.members[int(role.partition(".")[2])]
-                raise InputError(f"{role}: the scores of '{label}' are no logits; calibrate it first (Calibrated)")
+        _check(self.config, {role: stage.traits for role, stage in stages.items()})
         self.reads_queries = any(stage.reads_queries for stage in stages.values())
 
     @torch.no_grad()
@@ -91,6 +92,13 @@ class Fusion(Recommender):
         below = torch.searchsorted(ordered, scores.contiguous())
         upto = torch.searchsorted(ordered, scores.contiguous(), right=True)
         return 1 / (self.config.k + scores.shape[1] - (below + upto - 1) / 2.0)
+
+
+def _check(config: FusionConfig, traits: dict[str, Traits]) -> None:
+    """Refuse members without logits where logits are fused."""
+    for label, (role, own) in zip(config.members, traits.items(), strict=True) if config.method == "logit" else ():
+        if not own.probability:
+            raise InputError(f"{role}: the scores of '{label}' are no logits; calibrate it first (Calibrated)")
 
 
 def _standardised(scores: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmark.data.batch import Batch
 from benchmark.data.schema import Catalogue
-from benchmark.data.text import item_texts
+from benchmark.data.text import check_fields, item_texts
 from benchmark.data.vectors import chosen
 from benchmark.recommender import ModelConfig, Recommender
 
@@ -68,6 +68,7 @@ class TextEmbedding(Recommender):
     @classmethod
     def check(cls, config: ModelConfig, catalogue: Catalogue) -> None:
         assert isinstance(config, cls.Config)
+        check_fields(catalogue.items, config.item_fields or (), "item")
         chosen(catalogue, config.vectors)
 
     @torch.no_grad()

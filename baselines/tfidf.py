@@ -11,7 +11,7 @@ from torch import Tensor
 from baselines._common import known_matrix
 from benchmark.data.batch import Batch
 from benchmark.data.schema import Catalogue
-from benchmark.data.text import item_texts
+from benchmark.data.text import check_fields, item_texts
 from benchmark.recommender import ModelConfig, Recommender
 
 
@@ -33,6 +33,11 @@ class TfIdf(Recommender):
         vectorizer = TfidfVectorizer(max_features=config.max_features, sublinear_tf=True)
         self.vectorizer = vectorizer
         self.vectors = vectorizer.fit_transform(item_texts(catalogue.items, config.item_fields)).tocsr()
+
+    @classmethod
+    def check(cls, config: ModelConfig, catalogue: Catalogue) -> None:
+        assert isinstance(config, cls.Config)
+        check_fields(catalogue.items, config.item_fields or (), "item")
 
     def score(self, batch: Batch) -> Tensor:
         assert batch.seen is not None

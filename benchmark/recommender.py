@@ -66,6 +66,16 @@ class Traits:
     unseen: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True)
+class Below:
+    """A row that another one stands on, as it is known before anything is trained."""
+
+    label: str
+    model: type[Recommender]
+    config: ModelConfig
+    traits: Traits
+
+
 def unseen_by_all(stages: dict[str, Traits]) -> frozenset[str]:
     """Return which unseen ids all of these models can score, for ``traits_on`` of a model that needs them all."""
     return frozenset.intersection(*(traits.unseen for traits in stages.values()))
@@ -90,6 +100,7 @@ class Recommender(LightningModule):
             apart two items without any interaction, and ids do not.
         max_history: longest history the model reads; 0 for models that read none (a Config field of that name wins).
         reads_queries: True if ``score`` heeds ``batch.query``, what users ask for in words. An instance may set it.
+        differentiable: False if ``score`` gives no gradients in training, so that it can learn from no teacher.
         scores_with_stages: False if the models it stands on are needed in training alone; they are then not loaded with
             a stored one.
         pretrain_epochs: so many epochs come before those of the trainer; they count neither for the selection of the
@@ -112,6 +123,7 @@ class Recommender(LightningModule):
     unseen: ClassVar[frozenset[str]] = frozenset()
     max_history: ClassVar[int] = 0
     reads_queries: bool = False
+    differentiable: ClassVar[bool] = True
     scores_with_stages: ClassVar[bool] = True
     pretrain_epochs: int = 0
 
@@ -163,6 +175,14 @@ class Recommender(LightningModule):
         where it names several.
         """
         return {}
+
+    @classmethod
+    def check_below(cls, config: ModelConfig, below: dict[str, Below], task: Task) -> None:
+        """Refuse, before anything is trained, rows that this one cannot stand on, by role; nothing by default.
+
+        Raises:
+            InputError: one line that names the key and the row.
+        """
 
     @classmethod
     def made_of(cls, config: ModelConfig) -> tuple[str, ...]:
@@ -268,6 +288,10 @@ class Recommender(LightningModule):
             InputError: this model has none.
         """
         raise InputError(f"{type(self).__name__} has no embeddings to give (user_embeddings, item_embeddings)")
+
+    def embed_items(self, items: Tensor) -> Tensor:
+        """Return (m, d) vectors of (m,) items, with gradients in training; override it to make these alone."""
+        return self.item_embeddings()[items]
 
     # --- helpers for authors ---------------------------------------------------------------------------------------
 

@@ -341,3 +341,84 @@ def test_a_sample_of_training_rows_may_be_drawn_anew_with_each_seed(tiny_experim
         Experiment.load(tiny_experiment, ["seeds=[3]", *more]).specs()[0] for more in ([], ["resample_train=true"])
     ]
     assert specs[0].resolved() == specs[1].resolved()  # without a budget there is nothing to draw
+
+
+# --- rows on rows ----------------------------------------------------------------------------------------------------
+
+ON = """
+  text: {class: benchmark.llm.two_tower.TwoTower}
+  frozen: {class: benchmark.llm.two_tower.TwoTower, peft: {kind: frozen}}
+  prefix: {class: benchmark.llm.two_tower.TwoTower, peft: {kind: prompt}}
+  ia3: {class: benchmark.llm.two_tower.TwoTower, peft: {kind: ia3}}
+  lora: {class: benchmark.llm.two_tower.TwoTower, item_fields: [title, genres]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        (
+            "{class: benchmark.llm.interpolated.Interpolated, of: popularity}",
+            "of: 'popularity' is no fine-tuned",
+        ),
+        ("{class: benchmark.llm.interpolated.Interpolated, of: frozen}", "of: 'frozen' is frozen"),
+        ("{class: benchmark.llm.interpolated.Interpolated, of: prefix}", "of: 'prefix' trains virtual tokens"),
+        ("{class: benchmark.llm.compressed.Compressed, of: ease}", r"of: 'ease' \(EASE\) has no layers"),
+        (
+            "{class: benchmark.llm.merged.Merged, members: [mf, ease]}",
+            r"members: found 'mf' \(MF\), expected models fine-tuned by lora, rslora, full",
+        ),
+        ("{class: benchmark.llm.merged.Merged, members: [ia3, text]}", r"members: found 'ia3' \(ia3\)"),
+        (
+            "{class: benchmark.llm.merged.Merged, members: [text, lora]}",
+            "members: 'lora' is not fine-tuned in the way",
+        ),
+        (
+            "{class: benchmark.llm.merged.Merged, members: [text, lora], weights: [1, -1]}",
+            "weights: their sum is 0, expected more than 0",
+        ),
+        (
+            "{class: baselines.fusion.Fusion, members: [mf, ease], weights: [1, -1]}",
+            "weights: their sum is 0, expected more than 0",
+        ),
+        (
+            "{class: baselines.distilled.Distilled, teacher: ease, student: {class: baselines.mf.MF}, loss: embedding}",
+            r"teacher: 'ease' \(EASE\) has no vectors of items; use loss: soft or listwise",
+        ),
+        (
+            "{class: baselines.distilled.Distilled, teacher: mf, student: {class: benchmark.llm.pointwise.Pointwise}}",
+            "student: Pointwise gives no scores with gradients to learn by",
+        ),
+    ],
+)
+def test_a_row_that_cannot_stand_on_another_is_refused_before_anything_runs(
+    tiny_experiment: Path, row: str, line: str
+) -> None:
+    plain = tiny_experiment.read_text(encoding="utf-8")
+    tiny_experiment.write_text(plain.replace("models:\n", f"models:{ON}  above: {row}\n"), encoding="utf-8")
+    with pytest.raises(InputError, match=f"models.above.*{line}"):
+        Experiment.load(tiny_experiment).specs()
+
+
+@pytest.mark.parametrize(
+    ("row", "line"),
+    [
+        (
+            "{class: baselines.fusion.Fusion, members: [mf, popularity], method: logit}",
+            "members.1: the scores of 'pop",
+        ),
+        ("{class: baselines.calibrated.Calibrated, member: popularity}", "method: the member's scores are no logits"),
+        (
+            "{class: baselines.distilled.Distilled, teacher: popularity, student: {class: baselines.mf.MF, loss: bce}}",
+            "teacher: the scores of 'popularity' are no logits",
+        ),
+    ],
+)
+def test_probabilities_stand_on_logits_alone(tiny_experiment: Path, row: str, line: str) -> None:
+    plain = tiny_experiment.read_text(encoding="utf-8").replace(
+        "class: baselines.mf.MF", "class: baselines.mf.MF, loss: bce"
+    )
+    tiny_experiment.write_text(plain.replace("models:\n", f"models:\n  above: {row}\n"), encoding="utf-8")
+    overrides = ["task.kind=preference", "task.metrics=[auc]", "trainer.early_stopping.monitor=auc"]
+    with pytest.raises(InputError, match=f"models.above.*{line}"):
+        Experiment.load(tiny_experiment, overrides).specs()

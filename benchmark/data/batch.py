@@ -91,7 +91,8 @@ class Batch(_Movable):
         history_label: (B, L) float32: the rating (ranking) or label (preference) of each history item; 1 where the data
             has no ratings, 0 at the padding.
         history_time: (B, L) float64 timestamps, 0 at the padding; None where the data has none.
-        seen: known interactions of each user (train; at test train and valid), item ids in ascending order.
+        seen: known interactions of each user (train; at test train and valid), item ids in ascending order; of judged
+            users of a cold_items split, those of the history.
         candidates: (B, C) int64 item ids to score; None means every item in the order of ids.
         relevant: columns of the scores that hold a relevant item (for the evaluator; no model may read it).
         row: (B,) int64 number of each judged row, unique within its part.

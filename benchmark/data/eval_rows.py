@@ -36,12 +36,14 @@ class EvalRows(Dataset):
         allow_repeats: bool = False,
         draws: int = 1,
         pool: np.ndarray | None = None,
+        read: Ragged | None = None,
     ) -> None:
         self.user = torch.from_numpy(user.astype(np.int64))
         self.sequences, self.max_history = sequences, max_history
         self.start, self.stop = torch.from_numpy(start), torch.from_numpy(stop)
         self.seen, self.relevant, self.candidates, self.label = seen, relevant, candidates, label
         self.allow_repeats = allow_repeats
+        self.read = seen if read is None else read  # what models read of what is known; all of it is out of the ranking
         self.draws = draws  # candidate lists of each user: row r is of draw r // n_judged
         self.all = torch.arange(len(self.user))
         self.pool: Tensor | None = None
@@ -60,7 +62,7 @@ class EvalRows(Dataset):
     def __getitem__(self, index: Tensor) -> Batch:
         user = self.user[index]
         seen = take(self.seen, user)
-        batch = Batch(user=user, seen=seen, row=index)
+        batch = Batch(user=user, seen=take(self.read, user), row=index)
         if self.draws > 1:
             batch.draw = index // self.n_judged
         if self.max_history:
@@ -122,7 +124,8 @@ def ranking_rows(
 ) -> EvalRows:
     """One row a user with something relevant in ``part``; with several draws of candidates, one a draw and user.
 
-    The user's history ends strictly before the first relevant interaction; ``seen`` is all that is known of the user.
+    The user's history ends strictly before the first relevant interaction; ``seen`` is all that is known of the user,
+    and of a ``cold_items`` split, which knows no time, what the history holds: who can score new items reads it.
     """
     target = judged_part(data, task, part)
     before = known(data, part)
@@ -133,12 +136,14 @@ def ranking_rows(
             relevant.row * data.n_items + relevant.values, seen.row * data.n_items + seen.values, assume_unique=True
         )
         relevant = _select(relevant, fresh)
-    stop = before.offsets[1:].copy()
+    stop, read = before.offsets[1:].copy(), None
     if before.time is not None and target.time is not None:
         first = np.full(data.n_users, np.inf)
         np.minimum.at(first, target.user, target.time)
         earlier = before.time < first[before.user]
         stop = before.offsets[:-1] + np.bincount(before.user, weights=earlier, minlength=data.n_users).astype(np.int64)
+        if task.split.kind == "cold_items":
+            read = unique_pairs(before.user[earlier], before.item[earlier], data.n_users, data.n_items)
     users = np.flatnonzero((relevant.lengths.numpy() > 0) & (stop - before.offsets[:-1] >= task.min_history))
     if not len(users):
         raise InputError(f"the {part} part has no user to judge (min_history {task.min_history}); loosen the split")
@@ -175,6 +180,7 @@ def ranking_rows(
         allow_repeats=task.allow_repeats,
         draws=draws,
         pool=None if task.domain is None else data.of_domains([task.domain]),
+        read=read,
     )
 
 

@@ -53,7 +53,7 @@ def item_texts(items: pl.DataFrame, fields: Sequence[str] | None = None, templat
     else:
         used = list(fields) if fields is not None else _text_columns(items, (TITLE, "year"), (ITEM_ID,))
         sections = []
-    _check_fields(items, used, "item")
+    check_fields(items, used, "item")
     words = items.select(_as_text(items, name) for name in dict.fromkeys(used))
     if not used or all(words[name].null_count() == items.height for name in words.columns):
         raise InputError(
@@ -101,7 +101,7 @@ def user_profiles(users: pl.DataFrame, fields: Sequence[str] | None = None) -> l
         InputError: an unknown field.
     """
     used = list(fields) if fields is not None else _text_columns(users, _PROFILE_FIRST, (USER_ID, *_NOT_IN_PROFILE))
-    _check_fields(users, used, "user")
+    check_fields(users, used, "user")
     if not used:
         return [""] * users.height
     words = users.select(_as_text(users, name) for name in dict.fromkeys(used))
@@ -127,7 +127,8 @@ def _is_text(dtype: pl.DataType) -> bool:
     return dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean) or dtype.is_numeric()
 
 
-def _check_fields(frame: pl.DataFrame, fields: Sequence[str], kind: str) -> None:
+def check_fields(frame: pl.DataFrame, fields: Sequence[str], kind: str) -> None:
+    """Refuse a field that is no column of the items or users (``kind`` says which)."""
     for name in fields:
         if name not in frame.columns:
             raise InputError(f"unknown {kind} field '{name}'{nearest(name, frame.columns)}")

@@ -313,6 +313,8 @@ class Experiment(_Strict):
                 "train_on or update"
             )
         stages = {role: self._stage(other, seed, (*above, (label, role))) for role, other in below.items()}
+        if stages:
+            self._check_below(cls, config, stages, where)
         if entry.start is not None:
             stages[START] = self._start(label, entry, seed, above)
         since = None
@@ -335,6 +337,15 @@ class Experiment(_Strict):
             train_on=() if since and entry.update == "static" else self._train_on(where, entry),
             since=since if entry.update == "continued" else None,
         )
+
+    def _check_below(self, cls: type[Recommender], config: ModelConfig, stages: dict[str, RunSpec], where: str) -> None:
+        from benchmark.recommender import Below  # there already, with the classes of the models
+
+        below = {r: Below(s.label, s.model_class(), s.config, s.traits()) for r, s in stages.items()}
+        try:
+            cls.check_below(config, below, self.task)
+        except InputError as error:
+            raise InputError(f"{where}.{error}") from None
 
     def _slice(self, where: str) -> int:
         if not isinstance(self.task.split, Prequential):

@@ -11,12 +11,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from benchmark.data.batch import Batch
+from benchmark.data.task import Task
 from benchmark.derived import Derived, DerivedConfig
 from benchmark.errors import InputError
 from benchmark.llm.backbone import Backbone
 from benchmark.llm.int8 import replace_layers
 from benchmark.llm.training import LanguageRecommender
-from benchmark.recommender import Recommender
+from benchmark.recommender import Below, ModelConfig, Recommender
 
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -65,6 +66,16 @@ class Compressed(Derived):
     """
 
     Config = CompressedConfig
+
+    @classmethod
+    def check_below(cls, config: ModelConfig, below: dict[str, Below], task: Task) -> None:
+        row = below["of"]
+        plain = not issubclass(row.model, (LanguageRecommender, Derived))
+        if plain and row.model.batch_kind == "whole":
+            raise InputError(
+                f"of: '{row.label}' ({row.model.__name__}) has no layers and no embeddings to compress; name a "
+                "language model or a model trained by gradients"
+            )
 
     def change(self, model: Recommender) -> Recommender:
         self._compress(_innermost(model))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
+from benchmark.data.task import Task
 from benchmark.derived import Derived, DerivedConfig
 from benchmark.errors import InputError
-from benchmark.llm.adapters import WHOLE, tuner_layers
+from benchmark.llm.adapters import WHOLE, Peft, tuner_layers
 from benchmark.llm.backbone import Backbone
-from benchmark.recommender import Recommender
+from benchmark.llm.training import LLMConfig
+from benchmark.recommender import Below, ModelConfig, Recommender
 
 
 class InterpolatedConfig(DerivedConfig):
@@ -27,6 +29,14 @@ class Interpolated(Derived):
 
     Config = InterpolatedConfig
 
+    @classmethod
+    def check_below(cls, config: ModelConfig, below: dict[str, Below], task: Task) -> None:
+        row = below["of"]
+        if isinstance(row.config, LLMConfig):
+            _check(row.config.used_peft(), row.config.quantization, row.label)
+        elif not issubclass(row.model, Derived):  # what a derived row has is seen when it is there
+            raise InputError(f"of: '{row.label}' is no fine-tuned language model: it has no backbone")
+
     def change(self, model: Recommender) -> Recommender:
         backbone = getattr(model, "backbone", None)
         if not isinstance(backbone, Backbone):
@@ -36,6 +46,16 @@ class Interpolated(Derived):
         return model
 
 
+def _check(peft: Peft, quantization: str | None, label: str) -> None:
+    """Refuse a row whose weights no line leads back from."""
+    if peft.kind == "frozen":
+        raise InputError(f"of: '{label}' is frozen: there is nothing between its weights and the pretrained ones")
+    if peft.soft:
+        raise InputError(f"of: '{label}' trains virtual tokens (peft.kind: {peft.kind}) and no weights to interpolate")
+    if quantization is not None:
+        raise InputError(f"of: '{label}' is quantised ({quantization}): its weights cannot be moved")
+
+
 @torch.no_grad()
 def interpolate(backbone: Backbone, share: float, label: str = "backbone") -> None:
     """Set a backbone's weights to share * tuned + (1 - share) * pretrained, without an adapter.
@@ -43,14 +63,8 @@ def interpolate(backbone: Backbone, share: float, label: str = "backbone") -> No
     Raises:
         InputError: its kind of fine-tuning changes no weights, or they are quantised.
     """
-    kind = backbone.peft.kind
-    if kind == "frozen":
-        raise InputError(f"of: '{label}' is frozen: there is nothing between its weights and the pretrained ones")
-    if backbone.peft.soft:
-        raise InputError(f"of: '{label}' trains virtual tokens (peft.kind: {kind}) and no weights to interpolate")
-    if backbone.loading.quantization is not None:
-        raise InputError(f"of: '{label}' is quantised ({backbone.loading.quantization}): its weights cannot be moved")
-    if kind not in WHOLE:
+    _check(backbone.peft, backbone.loading.quantization, label)
+    if backbone.peft.kind not in WHOLE:
         for layer in tuner_layers(backbone.model):
             base = layer.get_base_layer()
             tensors = [t for t in (base.weight, getattr(base, "bias", None)) if t is not None]

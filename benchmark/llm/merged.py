@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from benchmark.data.task import Task
 from benchmark.derived import Derived
 from benchmark.errors import InputError
-from benchmark.llm.training import LanguageRecommender
-from benchmark.recommender import ModelConfig, Recommender
+from benchmark.llm.training import LanguageRecommender, LLMConfig
+from benchmark.recommender import Below, ModelConfig, Recommender
+from benchmark.validation import check_weights
 
 # on the changes of the weights themselves: PEFT's other kinds combine the two factors of each apart
 _PEFT = {"mean": "cat", "ties": "ties_svd", "dare": "dare_linear_svd"}
@@ -29,10 +31,7 @@ class MergedConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _a_weight_each(self) -> MergedConfig:
-        if self.weights is not None and len(self.weights) != len(self.members):
-            raise ValueError(f"weights: {len(self.weights)} of them for {len(self.members)} members")
-        if len(set(self.members)) < len(self.members):
-            raise ValueError("members: one of them stands twice; give it a weight instead")
+        check_weights(self.members, self.weights)
         return self
 
 
@@ -53,35 +52,24 @@ class Merged(Derived):
         assert isinstance(config, MergedConfig)
         return {f"members.{i}": label for i, label in enumerate(config.members)}
 
+    @classmethod
+    def check_below(cls, config: ModelConfig, below: dict[str, Below], task: Task) -> None:
+        assert isinstance(config, MergedConfig)
+        _check(config, [(row.model, row.config) for row in below.values()])
+
     @torch.no_grad()
     def change(self, model: Recommender) -> Recommender:
         members = list(self.stages.values())
         weights = self.config.weights or (1.0,) * len(members)
         shares = [w / sum(weights) for w in weights]
-        first = self._checked(members)
+        _check(self.config, [(type(member), member.config) for member in members])
+        first = cast(LanguageRecommender, members[0])
         own = {name: [m.state_dict()[name] for m in members] for name in self._averaged(first)}
         mean = {name: sum(s * v for s, v in zip(shares, values, strict=True)) for name, values in own.items()}
         if first.backbone.peft.kind != "full":
             _merge_adapters(model, members, shares, self.config)
         model.load_state_dict(mean, strict=False)
         return model
-
-    def _checked(self, members: list[Recommender]) -> LanguageRecommender:
-        """Return the first member, once all are of one kind.
-
-        Raises:
-            InputError: they are not, or of a kind that cannot be merged.
-        """
-        first = members[0]
-        if not isinstance(first, LanguageRecommender) or first.backbone.peft.kind not in _KINDS:
-            found = first.backbone.peft.kind if isinstance(first, LanguageRecommender) else type(first).__name__
-            raise InputError(f"members: found {found}, expected models fine-tuned by {', '.join(_KINDS)}")
-        for label, other in zip(self.config.members[1:], members[1:], strict=True):
-            if type(other) is not type(first) or _identity(other) != _identity(first):
-                raise InputError(f"members: '{label}' is not fine-tuned in the way of '{self.config.members[0]}'")
-        if first.backbone.peft.kind == "full" and self.config.method != "mean":
-            raise InputError(f"method: {self.config.method} is for adapters; whole models have a mean")
-        return first
 
     @staticmethod
     def _averaged(first: LanguageRecommender) -> list[str]:
@@ -92,8 +80,23 @@ class Merged(Derived):
         return sorted(name for name in floats if name != "anchor" and (whole or not name.startswith("backbone.")))
 
 
-def _identity(model: Any) -> tuple[Any, ...]:
-    return model.backbone.name, model.backbone.peft.kind, getattr(model.config, "item_fields", None)
+def _check(config: MergedConfig, members: list[tuple[type[Recommender], ModelConfig]]) -> None:
+    """Refuse members that are not of one kind, or of a kind that cannot be merged."""
+    model, first = members[0]
+    kind = first.used_peft().kind if isinstance(first, LLMConfig) else model.__name__
+    if kind not in _KINDS:
+        found = f"'{config.members[0]}' ({kind})"
+        raise InputError(f"members: found {found}, expected models fine-tuned by {', '.join(_KINDS)}")
+    for label, (other, theirs) in zip(config.members[1:], members[1:], strict=True):
+        if other is not model or _identity(theirs) != _identity(first):
+            raise InputError(f"members: '{label}' is not fine-tuned in the way of '{config.members[0]}'")
+    if kind == "full" and config.method != "mean":
+        raise InputError(f"method: {config.method} is for adapters; whole models have a mean")
+
+
+def _identity(config: ModelConfig) -> tuple[Any, ...]:
+    assert isinstance(config, LLMConfig)
+    return config.backbone, config.used_peft().kind, getattr(config, "item_fields", None)
 
 
 def _merge_adapters(model: Any, members: list[Any], shares: list[float], config: MergedConfig) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from benchmark.data.batch import Batch
 from benchmark.data.negatives import SamplingKind
 from benchmark.data.schema import Catalogue
+from benchmark.data.text import check_fields
 from benchmark.llm.adapters import Peft
 from benchmark.llm.backbone import Backbone
 from benchmark.llm.loading import Attention, Kind, Loading, Quantization, check_loading, kind_of
@@ -79,6 +80,7 @@ class LanguageRecommender(Recommender):
     """
 
     group = "llm"
+    differentiable = False
     backbone: Backbone
 
     def __init__(self, config: LLMConfig, catalogue: Catalogue) -> None:
@@ -114,6 +116,7 @@ class LanguageRecommender(Recommender):
 
     @classmethod
     def check(cls, config: Any, catalogue: Catalogue) -> None:
+        check_fields(catalogue.items, config.item_fields or (), "item")
         kind = kind_of(config.backbone, config.trust_remote_code)
         cls.check_language(config, kind)
         check_loading(config.backbone, config.used_peft(), config.loading(), kind, head=False)

@@ -99,6 +99,7 @@ class TwoTower(LanguageRecommender):
 
     Config = TwoTowerConfig
     batch_kind = "sequence"
+    differentiable = True
     unseen = frozenset({"users", "items"})
     reads_queries = True
     frequency: Tensor
@@ -248,6 +249,9 @@ class TwoTower(LanguageRecommender):
 
     def item_embeddings(self) -> Tensor:
         return self.item_vectors()
+
+    def embed_items(self, items: Tensor) -> Tensor:
+        return self.encode_items(items) if self.training and torch.is_grad_enabled() else self.item_vectors()[items]
 
     def _user_on(self, items: Tensor, batch: Batch) -> Tensor:
         """Return (B, d) normalised users of a batch, from (n_items, d) items."""

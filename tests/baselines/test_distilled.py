@@ -209,12 +209,15 @@ def test_a_user_who_has_nearly_everything_has_a_shorter_list() -> None:
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-def test_a_two_tower_learns_by_gradients_through_its_texts_and_is_stored_as_a_two_tower(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("loss", "by"), [("listwise", EASE), ("embedding", MF)])
+def test_a_two_tower_learns_by_gradients_through_its_texts_and_is_stored_as_a_two_tower(
+    tmp_path: Path, loss: str, by: type[Recommender]
+) -> None:
     student = {
         "class": "benchmark.llm.two_tower.TwoTower", "backbone": tiny_bert(), "batch_size": 40, "learning_rate": 0.01,
         "peft": {"rank": 2},
     }  # fmt: skip
-    taught = distilled(student, epochs=2, loss="listwise", weight=1.0).model
+    taught = distilled(student, by, epochs=2, loss=loss, weight=1.0, items=30).model
     taught.save(tmp_path)
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
     adapter = [p for name, p in taught.student.named_parameters() if "lora_B" in name]  # all 0 before the training
@@ -273,10 +276,10 @@ def test_scores_that_are_no_logits_teach_no_labels() -> None:
             r"models.small.student.class: baselines.mf has no class 'MFF'; did you mean 'MF'",
         ),
         ("{embedding_size: 8}", r"models.small.student: it has no class"),
-        ("{class: baselines.ease.EASE}", r"models.small.student: EASE is not trained by gradients"),
+        ("{class: baselines.ease.EASE}", r"models.small.student: EASE gives no scores with gradients to learn by"),
         (
             "{class: baselines.distilled.Distilled, teacher: ease, student: {class: baselines.mf.MF}}",
-            r"models.small.student: Distilled is not trained by gradients",
+            r"models.small.student: Distilled gives no scores with gradients to learn by",
         ),
     ],
 )

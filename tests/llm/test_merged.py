@@ -86,7 +86,7 @@ def test_other_ways_of_merging_are_repeatable_and_something_else(method: str) ->
 
 
 def test_what_cannot_be_merged_is_refused() -> None:
-    with pytest.raises(InputError, match="found ia3, expected models fine-tuned by lora, rslora, full"):
+    with pytest.raises(InputError, match=r"found 'a' \(ia3\), expected models fine-tuned by lora, rslora, full"):
         merged(members("ia3"))
     mixed = {"members.0": members("lora")["members.0"], "members.1": members("full")["members.0"]}
     with pytest.raises(InputError, match="'b' is not fine-tuned in the way of 'a'"):
