@@ -24,7 +24,7 @@ class Way(_Strict):
     """One cell of a matrix of transfer."""
 
     of: str = Field(description="The model, by its label in the file.")
-    source: str = Field(description="Where it comes from: a domain, or `alone`, `joint`, `merged`.")
+    source: str = Field(description="Where it comes from: a domain, or `alone`, `joint`, `merged`, `merged (ties)`.")
     budget: int | None = Field(description="How many interactions of the target it learns from; None: all.")
 
 

@@ -13,6 +13,9 @@ from benchmark.validation import describe
 ALONE, JOINT, MERGED = "alone", "joint", "merged"  # sources that are no single domain
 
 
+Method = Literal["mean", "ties", "dare"]
+
+
 class Transfer(BaseModel):
     """Which ways of transfer a model gets a row of; what it learns from the target alone is always one.
 
@@ -20,7 +23,8 @@ class Transfer(BaseModel):
     target alone), `m-from-beauty-0` (zero-shot: trained on beauty, the target unseen), `m-from-beauty-256` (few-shot),
     `m-from-beauty` (fine-tuned: first beauty, then all of the target), the same from toys, and with ``joint`` `m-joint`
     and `m-joint-256` (all other domains and the target at once); with ``merge`` `m-merged-0` (the models of the other
-    domains made one, the target unseen) and `m-merged` (with that of the target).
+    domains made one, the target unseen) and `m-merged` (with that of the target); of several ways the others than mean
+    are `m-merged-ties-0`, `m-merged-ties` and so on.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,9 +32,10 @@ class Transfer(BaseModel):
     sources: list[str] | None = Field(None, description="Domains to come from; all others when left out.")
     budgets: list[int | None] = Field([0, None], min_length=1, description="Interactions of the target; null: all.")
     joint: bool = Field(True, description="Also train on all other domains and the target at once.")
-    merge: Literal["mean", "ties", "dare"] | None = Field(
+    merge: Method | tuple[Method, ...] | None = Field(
         None,
-        description="Also merge the models of the domains (benchmark.llm.merged); needs budgets 0 and null.",
+        description="Also merge the models of the domains (benchmark.llm.merged), in one way or several; needs budgets "
+        "0 and null.",
     )
 
 
@@ -100,14 +105,14 @@ def _rows(label: str, entry: dict[str, Any], target: str, domains: list[str], pa
             row(f"{label}-from-{source}{ending}", source, n, train_on={} if n == 0 else own, start=start)
         if asked.joint and n != 0:
             row(f"{label}-joint{ending}", JOINT, n, train_on={**own, **dict.fromkeys(others)})
-    if asked.merge:
-        apart = [f"{label}-from-{source}-0" for source in others]
-        merged = {"class": "benchmark.llm.merged.Merged", "method": asked.merge}
-        for name, budget, members in ((f"{label}-merged-0", 0, apart), (f"{label}-merged", None, [label, *apart])):
+    apart = [f"{label}-from-{source}-0" for source in others]
+    several = not isinstance(asked.merge, str)
+    for method in (asked.merge or ()) if several else (asked.merge,):
+        plain = method == "mean" or not several
+        source, name = (MERGED, "merged") if plain else (f"{MERGED} ({method})", f"merged-{method}")
+        merged = {"class": "benchmark.llm.merged.Merged", "method": method}
+        for ending, budget, members in (("-0", 0, apart), ("", None, [label, *apart])):
             if len(members) > 1:
-                out[name] = {
-                    **merged,
-                    "members": members,
-                    "way": {"of": label, "source": MERGED, "budget": budget},
-                }
+                way = {"of": label, "source": source, "budget": budget}
+                out[f"{label}-{name}{ending}"] = {**merged, "members": members, "way": way}
     return out

@@ -94,7 +94,9 @@ def _way(p: Part, source: str, target: str, budget: int | None, label: str, refe
 
 def _axes(found: Sequence[Cell]) -> tuple[list[str], list[tuple[str, int | None]]]:
     """Return the sources (the target alone first, joint last) and the (target, budget) columns in their order."""
-    sources = sorted({w.source for w in found}, key=lambda s: ({ALONE: 0, JOINT: 2, MERGED: 3}.get(s, 1), s))
+    sources = sorted(
+        {w.source for w in found}, key=lambda s: ({ALONE: 0, JOINT: 2, MERGED: 3}.get(s.partition(" (")[0], 1), s)
+    )
     targets = list(dict.fromkeys(w.target for w in found))
     columns = {(w.target, w.budget) for w in found}
     return sources, sorted(columns, key=lambda c: (targets.index(c[0]), c[1] is None, c[1] or 0))
@@ -113,7 +115,9 @@ def _grid(found: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
 
 
 def _from(source: str) -> str:
-    return {ALONE: "the target alone", JOINT: "joint", MERGED: "merged"}.get(source, f"from {source}")
+    if source.partition(" (")[0] in (JOINT, MERGED):
+        return source
+    return "the target alone" if source == ALONE else f"from {source}"
 
 
 def _cell(way: Cell | None) -> str:

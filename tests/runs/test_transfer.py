@@ -53,6 +53,16 @@ def test_a_model_becomes_a_row_a_way(tmp_path: Path) -> None:
     assert told["tower"].stages == {}
 
 
+def test_of_several_ways_of_merging_the_mean_keeps_the_plain_name(tmp_path: Path) -> None:
+    told = f"  tower: {{{TOWER}, transfer: {{budgets: [0, null], joint: false, merge: [mean, ties]}}}}\n"
+    boats = load_all(write(tmp_path, told))[0]
+    ways = {label: entry.way for label, entry in boats.models.items() if "merged" in label}
+    assert {label: (way.source, way.budget) for label, way in ways.items() if way} == {
+        "tower-merged-0": ("merged", 0), "tower-merged": ("merged", None),
+        "tower-merged-ties-0": ("merged (ties)", 0), "tower-merged-ties": ("merged (ties)", None),
+    }  # fmt: skip
+
+
 def test_each_domain_is_learned_once_and_zero_shot_is_its_model(tmp_path: Path) -> None:
     experiments = load_all(write(tmp_path, f"  tower: {{{TOWER}, transfer: {{sources: [cars], joint: false}}}}\n"))
     store = RunStore(tmp_path / "runs")
