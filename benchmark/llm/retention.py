@@ -80,6 +80,10 @@ def measure(backbone: Backbone, settings: Retention) -> dict[str, float]:
 
     Of an encoder, on the corpus or, without one, on ``plain_texts``, from normalised vectors: ``base_cka``,
     ``neighbour_overlap``, see ``linear_cka`` and ``neighbour_overlap``.
+
+    Of two texts or more also the standard error over texts of what is a mean: ``base_kl_se``,
+    ``next_token_agreement_se``, ``neighbour_overlap_se``, and of the log of each perplexity,
+    ``tuned_perplexity_log_se`` and so on.
     """
     mode = backbone.training
     backbone.eval()
@@ -92,7 +96,11 @@ def measure(backbone: Backbone, settings: Retention) -> dict[str, float]:
             tuned = vectors(backbone, lines)
             with backbone.pretrained():
                 base = vectors(backbone, lines)
-            return {"base_cka": linear_cka(base, tuned), "neighbour_overlap": neighbour_overlap(base, tuned)}
+            out = {"base_cka": linear_cka(base, tuned), "neighbour_overlap": neighbour_overlap(base, tuned)}
+            if len(lines) > 1:
+                shares = _same_neighbours(base, tuned, NEIGHBOURS).double().mean(1)
+                out["neighbour_overlap_se"] = _standard_error(shares, torch.ones_like(shares))
+            return out
     finally:
         backbone.train(mode)
 
@@ -129,6 +137,8 @@ def _of_language_model(model: LanguageModel, settings: Retention) -> dict[str, f
         "tuned_perplexity": found.tuned_perplexity,
         "next_token_agreement": found.agreement,
     }
+    names = ("base_kl_se", "base_perplexity_log_se", "tuned_perplexity_log_se", "next_token_agreement_se")
+    out |= dict(zip(names, found.errors, strict=False))
     for prefix, texts in (("", tuned), ("base_", base)):
         tokens = _spoken(model, texts)
         out |= {f"{prefix}distinct_{n}": distinct(tokens, n) for n in (1, 2, 3)}
@@ -136,6 +146,8 @@ def _of_language_model(model: LanguageModel, settings: Retention) -> dict[str, f
     if settings.corpus is not None:
         held_out = _compared(model, _tokenised(model, read_corpus(settings.corpus), settings.length))
         out |= {"corpus_perplexity": held_out.tuned_perplexity, "corpus_base_perplexity": held_out.base_perplexity}
+        of_corpus = ("corpus_base_perplexity_log_se", "corpus_perplexity_log_se")
+        out |= dict(zip(of_corpus, held_out.errors[1:3], strict=False))
     return out
 
 
@@ -200,12 +212,13 @@ class _Compared:
     base_perplexity: float
     tuned_perplexity: float
     agreement: float
+    errors: tuple[float, ...]  # standard errors over texts of these four, of the perplexities' logs; none of one text
 
 
 def _compared(model: LanguageModel, texts: Texts) -> _Compared:
     """Return both models on texts, means over tokens."""
     size = max(1, _LOGITS_PER_PASS // (texts.ids.shape[1] * model.n_tokens))
-    total = torch.zeros(4, dtype=torch.float64, device=model.device)
+    parts = []
     for rows in torch.arange(len(texts), device=model.device).split(size):
         part = texts.rows(rows)
         real = part.mask > 0
@@ -213,16 +226,28 @@ def _compared(model: LanguageModel, texts: Texts) -> _Compared:
         with model.pretrained():
             base = logits_of(model, part)[real]
         said = part.ids[real]
-        sums = (
+        values = (
             kl_divergence(base, tuned),
             F.cross_entropy(base, said, reduction="none"),
             F.cross_entropy(tuned, said, reduction="none"),
             (base.argmax(-1) == tuned.argmax(-1)).float(),
         )
-        total += torch.stack([value.double().sum() for value in sums])
-    kl, base_loss, tuned_loss, same = (total / texts.mask.sum()).tolist()
+        grid = torch.zeros(4, *real.shape, dtype=torch.float64, device=model.device)
+        grid[:, real] = torch.stack(values).double()
+        parts.append(grid.sum(2))
+    sums, tokens = torch.cat(parts, dim=1), texts.mask.sum(1)
+    kl, base_loss, tuned_loss, same = (sums.sum(1) / tokens.sum()).tolist()
+    errors = tuple(_standard_error(row, tokens) for row in sums) if len(texts) > 1 else ()
     # rounding can leave a divergence of nothing a hair below 0
-    return _Compared(max(kl, 0.0), _exp(base_loss), _exp(tuned_loss), same)
+    return _Compared(max(kl, 0.0), _exp(base_loss), _exp(tuned_loss), same, errors)
+
+
+def _standard_error(sums: Tensor, counts: Tensor) -> float:
+    """Return the standard error over texts of sum(sums) / sum(counts), (n,) each: a ratio of two sums over texts
+    (Cochran, Sampling Techniques, 1977, chapter 6).
+    """
+    n, left = len(sums), sums - counts * (sums.sum() / counts.sum())
+    return float(((left**2).sum() * n / (n - 1)).sqrt() / counts.sum())
 
 
 def _exp(loss: float) -> float:
@@ -301,12 +326,16 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
 
 def neighbour_overlap(x: Tensor, y: Tensor, k: int = NEIGHBOURS) -> float:
     """Return the share of a text's k nearest others, by cosine, that are the same in both (n, d), mean over texts."""
+    return float(_same_neighbours(x, y, k).float().mean())
+
+
+def _same_neighbours(x: Tensor, y: Tensor, k: int) -> Tensor:
+    """Return (n, k) whether each of a text's k nearest others in x is one in y; of a text alone, (1, 1) True."""
     k = min(k, len(x) - 1)
     if k < 1:
-        return 1.0
+        return torch.ones(1, 1, dtype=torch.bool)
     near = []
     for v in (x, y):
         v = F.normalize(v, dim=-1)
         near.append((v @ v.T).fill_diagonal_(float("-inf")).topk(k, dim=1).indices)
-    same = (near[0].unsqueeze(2) == near[1].unsqueeze(1)).any(2)
-    return float(same.float().mean())
+    return (near[0].unsqueeze(2) == near[1].unsqueeze(1)).any(2)

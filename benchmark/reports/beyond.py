@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
 from scipy.sparse import csr_array
 
-from benchmark.data.schema import ITEM_ID, USER_ID, SplitData
+from benchmark.data.schema import ITEM_ID, USER_ID, Interactions, SplitData
 from benchmark.data.split import known as known_interactions
 from benchmark.data.text import text_vectors
 from benchmark.evaluation import beyond as values_of
@@ -80,6 +81,7 @@ def measure(
     check_columns(asked, split.users, split.items)
     if not asked or not done:
         return BeyondAccuracy()
+    split = _of_domain(split, experiment.task.domain)
     inner = places(split.users[USER_ID], outcomes.users)
     cells: dict[tuple[str, str], Measured] = {}
     by_chance: dict[str, dict[str, float]] = {}
@@ -110,6 +112,8 @@ def legend(experiment: Experiment, measured: BeyondAccuracy, dataset: str) -> li
         first += ": a random order covers most, and that is no merit"
     if candidates.kind != "full":
         first += f"; the lists are of the held-out items and {candidates.n} sampled ones"
+    if experiment.task.domain is not None and any(one.name != GAP for one in asked):
+        first += f"; the catalogue, its popularity and the users who know it are those of {experiment.task.domain}"
     lines = [first]
     for one in asked:
         if by_luck := measured.by_chance.get(one.text):
@@ -120,8 +124,25 @@ def legend(experiment: Experiment, measured: BeyondAccuracy, dataset: str) -> li
                 f"({high})"
             )
         if (n := measured.providers.get(one.text)) is not None:
-            lines.append(f"{beyond_title(one)}: over {n} values; an item with several counts for each in equal parts")
+            values = f"{n} values" if n != 1 else "1 value"
+            lines.append(f"{beyond_title(one)}: over {values}; an item with several counts for each in equal parts")
     return [f"{dataset}: {line}." if dataset else f"{line}." for line in lines]
+
+
+def _of_domain(split: SplitData, domain: str | None) -> SplitData:
+    """Return the data with the items of the judged domain alone, numbered anew, and the interactions with them."""
+    if domain is None:
+        return split
+    inside = split.of_domains([domain])
+    number = np.cumsum(inside, dtype=np.int32) - 1
+
+    def within(rows: Interactions) -> Interactions:
+        mine = rows.take(np.flatnonzero(inside[rows.item]))
+        return replace(mine, item=number[mine.item])
+
+    names = ("train", "valid", "test", "valid_known", "test_known", "train_known")
+    parts: dict[str, Any] = {name: within(rows) for name in names if (rows := getattr(split, name)) is not None}
+    return replace(split, items=split.items.filter(inside), vectors={}, **parts)
 
 
 def _gap(outcomes: Outcomes, label: str, metric: str, groups: Groups | None) -> Measured:

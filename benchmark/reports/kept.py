@@ -5,6 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
+from benchmark.evaluation.significance import bootstrap_intervals
 from benchmark.reports.names import title
 from benchmark.reports.part import Part
 from benchmark.runs.record import RunRecord
@@ -13,8 +16,8 @@ ROLES = ("teacher", "of")  # what a row was made from, as it names it
 
 
 def kept(p: Part, label: str) -> str:
-    """Return ``keeps 99.1 % of the NDCG@10, 25 % of the size ... of TEACHER``; "" of a row that was made from none, or
-    where one of both has not run.
+    """Return ``keeps 99.1 % of the NDCG@10 (difference [interval]), 25 % of the size ... of TEACHER``; "" of a row that
+    was made from none, or where one of both has not run.
     """
     spec = p.experiment.spec(label, p.experiment.seeds[0])
     other = next((stage.label for role, stage in spec.stages.items() if role in ROLES), None)
@@ -26,8 +29,19 @@ def kept(p: Part, label: str) -> str:
     per = "ms/user" if p.experiment.task.kind == "ranking" else "ms/row"
     shares["size"] = _share(*(_numbers(records, lambda r: r.model_report.get("size_mb")) for records in (mine, theirs)))
     shares[per] = _share(*(_numbers(records, lambda r: r.ms_per_user) for records in (mine, theirs)))
-    said = [f"{_percent(share)} of the {what}" for what, share in shares.items() if share is not None]
+    told = {title(metric): _difference(p, metric, label, other)}
+    said = [f"{_percent(n)} of the {what}{told.get(what, '')}" for what, n in shares.items() if n is not None]
     return f"keeps {', '.join(said)} of {other}" if said else ""
+
+
+def _difference(p: Part, metric: str, label: str, other: str) -> str:
+    """Return how far a row is from the other, with the interval over users; "" where fewer than two have both."""
+    mine, theirs = (p.outcomes.values.get((name, metric)) for name in (label, other))
+    if mine is None or theirs is None or np.isfinite(mine - theirs).sum() < 2:
+        return ""
+    gains = mine - theirs
+    ((low, high),) = bootstrap_intervals(gains[:, None])
+    return f" ({np.nanmean(gains):+.4f} [{low:+.4f}, {high:+.4f}], 95 % paired over users)"
 
 
 def _numbers(records: Sequence[RunRecord], of: Callable[[RunRecord], float | None]) -> list[float]:

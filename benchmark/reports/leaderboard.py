@@ -64,7 +64,7 @@ def _cell(column: Column, edge: str, cell: Cell) -> dict[str, Any]:
         "value": cell.mean,
         "mean": mean,
         "sd": sd,
-        "interval": interval(cell) if column.kind in ("metric", "beyond") else "",
+        "interval": interval(cell, column.kind) if column.kind in ("metric", "beyond", "measured") else "",
         "rank": cell.rank or 0,
         "place": PLACES.get(cell.rank or 0, ""),
         "mark": marked(cell),

@@ -50,8 +50,12 @@ def marked(cell: Cell) -> str:
     return MARKS[cell.mark]
 
 
-def interval(cell: Cell) -> str:
-    return "" if cell.low is None or cell.high is None else f"[{number(cell.low, 3)}, {number(cell.high, 3)}]"
+def interval(cell: Cell, kind: str = "metric") -> str:
+    """Return the interval as it stands in a column of a kind; "" where there is none."""
+    if cell.low is None or cell.high is None:
+        return ""
+    low, high = (f"{v:.4g}" if kind == "measured" else number(v, 3) for v in (cell.low, cell.high))
+    return f"[{low}, {high}]"
 
 
 def _laid_out(table: ComparisonTable) -> list[tuple[Column, bool]]:
@@ -76,15 +80,15 @@ def _cells(
     """Yield the cells of a row as they are laid out.
 
     ``style`` gets (cell, text) of all but intervals; ``below`` gets (styled text, interval) of the columns beyond
-    accuracy, each of which has its interval in its own cells.
+    accuracy and the measured ones, each of which has its interval in its own cells.
     """
     by_column = dict(zip(table.columns, row.cells, strict=True))
     for column, is_interval in _laid_out(table):
         cell = by_column[column]
         if is_interval:
             yield interval(cell)
-        elif column.kind == "beyond" and cell.low is not None:
-            yield below(style(cell, shown(column, cell)), interval(cell))
+        elif column.kind in ("beyond", "measured") and cell.low is not None:
+            yield below(style(cell, shown(column, cell)), interval(cell, column.kind))
         else:
             yield style(cell, shown(column, cell))
 

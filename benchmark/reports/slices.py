@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,18 @@ import numpy as np
 from benchmark.data.split import Prequential
 from benchmark.evaluation.significance import bootstrap_intervals
 from benchmark.reports import pipes
-from benchmark.reports.budget_figures import spread
+from benchmark.reports.budget_figures import MARKERS, SHAPES, spread
 from benchmark.reports.files import write_texts
 from benchmark.reports.names import title
 from benchmark.reports.page import Section
 from benchmark.reports.page import table as html_table
 from benchmark.reports.part import Part
-from benchmark.reports.report_figures import LOOKS
+from benchmark.reports.report_figures import LINES
 from benchmark.reports.stills import INK, canvas, dress, svg
 
 HEADING = "Slice after slice"
 NUMBER, DIFFERENCE = "{:.4f} [{:.3f}, {:.3f}]", "{:+.4f} [{:+.4f}, {:+.4f}]"
+WIDTH = 0.6  # of a slice: over how much of the axis its points are spread
 _STYLES = {"retrained": "-", "continued": "--", "static": ":"}
 
 
@@ -62,16 +64,20 @@ def _grid(parts: Sequence[Part], metric: str) -> tuple[list[str], list[list[str]
 
 
 def _told(values: np.ndarray, users: np.ndarray, form: str) -> str:
-    """Return the mean of (N,) values with its interval; a user who comes several times is drawn with all of them."""
+    return form.format(*found) if (found := _mean(values, users)) else "–"
+
+
+def _mean(values: np.ndarray, users: np.ndarray) -> tuple[float, float, float] | None:
+    """Return the mean of (N,) values and its interval; a user who comes several times is drawn with all of them."""
     there = np.isfinite(values)
     if not there.any():
-        return "–"
+        return None
     _, user = np.unique(users[there], return_inverse=True)
     count, total = np.bincount(user), np.bincount(user, weights=values[there])
     mean = float(total.sum() / count.sum())
     # the ratio of two sums over users, each user counting with the influence on it
     ((low, high),) = bootstrap_intervals((mean + (total - mean * count) * len(count) / count.sum())[:, None])
-    return form.format(mean, low, high)
+    return mean, float(low), float(high)
 
 
 def _legend(parts: Sequence[Part]) -> str:
@@ -94,35 +100,46 @@ def contents(parts: Sequence[Part]) -> dict[str, str]:
     return {"slices.md": "\n".join([*out, _legend(parts), ""])}
 
 
+def _family(p: Part, label: str) -> str:
+    """Return the model of a row, whatever its way of updating."""
+    return label.removesuffix(f"-{p.experiment.models[label].update}")
+
+
 def still(parts: Sequence[Part]) -> str:
-    """Return the first metric over the slices as an SVG, a line a row, named at its end.
+    """Return the first metric over the slices as an SVG, a line a row, named at its end; a model has one colour.
 
     Raises:
         InputError: Matplotlib is not installed.
     """
-    metric, x = parts[0].outcomes.metrics[0], _numbers(parts)
-    groups = parts[0].groups
-    with canvas(9, 5.4) as figure:
+    metric, x, labels = parts[0].outcomes.metrics[0], _numbers(parts), _labels(parts)
+    families = dict.fromkeys(_family(parts[0], label) for label in labels)
+    looks = dict(zip(families, zip(cycle(LINES), cycle(SHAPES)), strict=False))
+    # side by side, so that no bar lies on another
+    beside = dict(zip(labels, np.linspace(-WIDTH / 2, WIDTH / 2, len(labels)).tolist(), strict=True))
+    with canvas(10, 6) as figure:
         axes = figure.add_subplot()
         ends = {}
-        for label in _labels(parts):
-            y = [float(np.nanmean(p.outcomes.values[label, metric])) for p in parts]
-            update = parts[0].experiment.models[label].update
-            color = LOOKS[groups[label]][0]
-            axes.plot(x, y, color=color, linestyle=_STYLES[update], marker="o", markersize=4, linewidth=1.8)
-            ends[label] = y[-1], color
+        for label in labels:
+            color, shape = looks[_family(parts[0], label)]
+            found = [_mean(p.outcomes.values[label, metric], p.outcomes.users.to_numpy()) for p in parts]
+            y, low, high = np.array([point or (np.nan,) * 3 for point in found]).T
+            at = np.array(x) + beside[label]
+            style = _STYLES[parts[0].experiment.models[label].update]
+            axes.errorbar(at, y, yerr=[y - low, high - y], fmt="none", ecolor=color, alpha=0.4, elinewidth=1)
+            axes.plot(at, y, color=color, linestyle=style, marker=MARKERS[shape], markersize=4, linewidth=1.6)
+            ends[label] = at[-1], y[-1], color
         bottom, top = axes.get_ylim()
-        places = spread({label: y for label, (y, _) in ends.items()}, (top - bottom) / 27)
-        for label, (last, color) in ends.items():
+        places = spread({label: y for label, (_, y, _) in ends.items()}, (top - bottom) / 30)
+        right = x[-1] + WIDTH / 2 + 0.12 * (len(x) - 1) / 4
+        for label, (at_last, last, color) in ends.items():
             axes.annotate(
-                label, (x[-1], last), (x[-1] + 0.12 * (len(x) - 1) / 4, places[label]), color=INK, va="center",
-                fontsize=9.5, annotation_clip=False,
-                arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkB": 4},
+                label, (at_last, last), (right, places[label]), color=INK, va="center", fontsize=9.5,
+                annotation_clip=False, arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.7, "shrinkB": 4},
             )  # fmt: skip
         axes.set_xticks(x, [f"slice {n}" for n in x])
         axes.set_ylabel(title(metric))
-        head = f"{title(metric)}, slice after slice; solid: retrained, dashed: continued, dotted: static"
-        dress(axes, head)
+        ways = "solid: retrained, dashed: continued, dotted: static"
+        dress(axes, f"{title(metric)}, slice after slice; {ways}; bars: 95 % interval over users")
         return svg(figure)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from benchmark.reports.part import Part
 from benchmark.runs.record import RunRecord
 
 _FINDABLE = ("metric", "measured", "cost")  # kinds of columns that are asked for by their name
+_SHARES = ("next_token_agreement", "neighbour_overlap")
 NEED_PROBABILITY = {"log_loss", "brier", "ece", "accuracy", "f1"}
 
 
@@ -102,6 +104,7 @@ def build(parts: Sequence[Part]) -> ComparisonTable:
             cells[label] += by_label.get(label, missing)
         columns += own
         lines += legend(p, name, compared) + beyond_legend(p.experiment, p.beyond, name)
+        lines += _over_texts(own, by_label, name)
         notes += [f"{name}: {note}" if several else note for note in _notes(p)]
     rows = [
         Row(label, group, tuple(cells[label]), tuple(r.key for p in parts for r in p.by_label.get(label, []) if r))
@@ -221,8 +224,34 @@ def _beyond(p: Part) -> dict[str, list[Cell]]:
 
 
 def _measured(done: Sequence[RunRecord], name: str) -> Cell:
-    found = [r.model_report[name] for r in done if name in r.model_report]
-    return _cell(found) if len(found) == len(done) else Cell(reason="not measured")
+    """Return the cell, with the 95 % interval over texts where every run tells its standard error, or its log's."""
+
+    def told(key: str) -> list[float]:
+        found = [r.model_report[key] for r in done if key in r.model_report]
+        return found if len(found) == len(done) else []
+
+    found = told(name)
+    if not found:
+        return Cell(reason="not measured")
+    mean = statistics.fmean(found)
+    if errors := told(f"{name}_se"):  # of what is never negative
+        far = 1.96 * statistics.fmean(errors)
+        return _cell(found, max(mean - far, 0.0), min(mean + far, 1.0 if name in _SHARES else math.inf))
+    if errors := told(f"{name}_log_se"):
+        factor = math.exp(min(1.96 * statistics.fmean(errors), 700.0))
+        return _cell(found, mean / factor, mean * factor)
+    return _cell(found)
+
+
+def _over_texts(columns: Sequence[Column], by_label: Mapping[str, Sequence[Cell]], dataset: str) -> list[str]:
+    """Return the line that says what the intervals of measured columns are over; none without such."""
+    titles = [
+        column.title
+        for j, column in enumerate(columns)
+        if column.kind == "measured" and any(cells[j].low is not None for cells in by_label.values())
+    ]
+    said = f"{', '.join(titles)}: 95 % intervals are over texts, by the standard error (mean over seeds)."
+    return [f"{dataset}: {said}" if dataset else said] if titles else []
 
 
 def _cost(done: Sequence[RunRecord], cost: str) -> Cell:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,6 +24,11 @@ from benchmark.reports.part import Part
 from benchmark.reports.stills import INK, canvas, svg
 
 HEADING = "Transfer between domains"
+CAPTION = (
+    "Columns: the target, and how many of its training interactions are learned from. Purple: better than the target "
+    "alone with the same budget (0: than with all of its interactions), orange: worse; the deeper, the larger the "
+    "share that is won or lost. Colour and bold: the 95 % interval of the difference, paired over users, holds no 0."
+)
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,7 @@ def markdown(parts: Sequence[Part]) -> str:
 
 
 def still(parts: Sequence[Part]) -> str:
-    """Return the matrices of the first metric as an SVG: a cell's colour is what is won or lost, in shares.
+    """Return the matrices of the first metric as an SVG: a cell's colour is what is surely won or lost, in shares.
 
     Raises:
         InputError: Matplotlib is not installed.
@@ -163,12 +169,14 @@ def still(parts: Sequence[Part]) -> str:
     found = {name: ways(parts, name, metric) for name in names}
     shape = {name: _axes(found[name]) for name in names}
     heights = [len(shape[name][0]) for name in names]
-    width = max(len(shape[name][1]) for name in names)
-    with canvas(2.2 + 1.05 * width, 0.9 + sum(0.5 * h + 0.9 for h in heights)) as figure:
+    width = 2.2 + 1.05 * max(len(shape[name][1]) for name in names)
+    caption = textwrap.wrap(CAPTION, int(16 * width))
+    with canvas(width, 0.9 + sum(0.5 * h + 0.9 for h in heights) + 0.17 * len(caption)) as figure:
         panels = figure.subplots(len(names), 1, squeeze=False, gridspec_kw={"height_ratios": [h + 1 for h in heights]})
         for axes, name in zip(panels[:, 0], names, strict=True):
             _panel(axes, found[name], *shape[name])
             axes.set_title(f"{name}: {title(metric)} and the gain over the target alone", loc="left", fontsize=10)
+        figure.supxlabel("\n".join(caption), x=0.01, ha="left", fontsize=8, color=INK)
         return svg(figure)
 
 
@@ -180,9 +188,10 @@ def _panel(axes: Any, found: Sequence[Cell], sources: list[str], columns: list[t
             way = cells.get((source, *column))
             if way is None or way.value is None:
                 continue
-            gained = way.gain is not None and way.value > way.gain
-            won = (way.gain if way.higher else -way.gain) if way.gain is not None else 0.0
-            share[i, j] = won / (way.value - way.gain) if gained and way.gain is not None else 0.0
+            share[i, j] = 0.0
+            if way.gain is not None and way.certain:
+                won, alone = way.gain if way.higher else -way.gain, way.value - way.gain
+                share[i, j] = won / alone if alone > 0 else np.sign(won)
             said = f"{way.value:.3f}" + (f"\n{way.gain:+.3f}" if way.gain is not None else "")
             strong, ink = "bold" if way.certain else "normal", "white" if share[i, j] > 0.6 else INK
             axes.text(j, i, said, ha="center", va="center", fontsize=8, fontweight=strong, color=ink)

@@ -72,7 +72,11 @@ def test_an_untrained_adapter_has_changed_nothing(kind: PeftKind) -> None:
     assert told["tuned_perplexity"] == pytest.approx(told["base_perplexity"])
     assert told["distinct_2"] == told["base_distinct_2"], "the same seed says the same"
     encoder = Encoder(tiny_bert(), Peft(kind=kind), LOADING, seed=0)
-    assert measure(encoder, FEW) == {"base_cka": pytest.approx(1), "neighbour_overlap": pytest.approx(1, abs=0.01)}
+    assert measure(encoder, FEW) == {
+        "base_cka": pytest.approx(1),
+        "neighbour_overlap": pytest.approx(1, abs=0.01),
+        "neighbour_overlap_se": pytest.approx(0, abs=0.01),
+    }
 
 
 def test_inside_of_merged_the_first_weights_are_not_at_hand() -> None:
@@ -125,6 +129,35 @@ def test_numbers_are_those_of_plain_transformers(kind: PeftKind, tmp_path: Path)
     _, on_base, on_tuned, _ = compared(lines)
     assert told["corpus_base_perplexity"] == pytest.approx(on_base, rel=1e-3)
     assert told["corpus_perplexity"] == pytest.approx(on_tuned, rel=1e-3)
+
+
+@torch.no_grad()
+def test_standard_errors_are_what_leaving_out_a_text_at_a_time_says(tmp_path: Path) -> None:
+    """The jackknife over texts, each with all of its tokens, of means over tokens."""
+    model = moved(decoder(), 0.05).eval()
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(plain_texts()[:50]), encoding="utf-8")
+    told = measure(model, Retention(texts=60, length=30, corpus=corpus))
+    with model.pretrained():
+        said = sample(model, 60, 30)
+    ends = torch.arange(60)
+    tuned, real = logits_of(model, said).log_softmax(-1), said.mask > 0
+    with model.pretrained():
+        base = logits_of(model, said).log_softmax(-1)
+    losses = [-m.gather(2, said.ids.unsqueeze(2)).squeeze(2) for m in (base, tuned)]
+    numbers = {
+        "base_kl_se": (base.exp() * (base - tuned)).sum(-1),
+        "next_token_agreement_se": (base.argmax(-1) == tuned.argmax(-1)).float(),
+        "base_perplexity_log_se": losses[0],
+        "tuned_perplexity_log_se": losses[1],
+    }
+    for name, values in numbers.items():
+        without = np.array([float(values[ends != i][real[ends != i]].mean()) for i in range(60)])
+        assert told[name] == pytest.approx(np.sqrt(59 * without.var()), rel=0.05), name
+    assert 0 < told["corpus_perplexity_log_se"] < 1
+    assert 0 < told["corpus_base_perplexity_log_se"] < 1
+    alone = measure(model, Retention(texts=1, length=10))
+    assert not any(name.endswith("_se") for name in alone), "one text tells nothing of the spread"
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "t5", "bart"])
@@ -205,6 +238,10 @@ def test_an_encoder_is_compared_on_plain_texts_or_a_corpus(tmp_path: Path) -> No
         with encoder.pretrained():
             base = vectors(encoder, plain_texts())
     assert told["base_cka"] == linear_cka(base, tuned)
+    order = [[set(np.argsort(-(v @ v[i]).numpy())[:11]) - {i} for i in range(len(v))] for v in (base, tuned)]
+    shares = [len(a & b) / 10 for a, b in zip(*order, strict=True)]
+    assert told["neighbour_overlap"] == pytest.approx(np.mean(shares), abs=1e-3)
+    assert told["neighbour_overlap_se"] == pytest.approx(np.std(shares, ddof=1) / len(shares) ** 0.5, rel=0.01)
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(plain_texts()[:40]), encoding="utf-8")
     assert measure(encoder, Retention(corpus=corpus))["base_cka"] == pytest.approx(linear_cka(base[:40], tuned[:40]))
@@ -220,7 +257,7 @@ def test_a_row_tells_it_only_where_it_is_asked() -> None:
     asked = fit(TwoTower, {**config, "retention": {}}, data, task)
     assert asked.metrics == plain.metrics
     more = asked.model.report().keys() - plain.model.report().keys()
-    assert more == {"base_cka", "neighbour_overlap"}
+    assert more == {"base_cka", "neighbour_overlap", "neighbour_overlap_se"}
 
 
 def test_a_corpus_that_is_not_there_or_empty_is_one_line_before_anything_runs(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import polars as pl
 
 from benchmark.experiment import Experiment
 from benchmark.reports.part import Part, part
+from benchmark.runs.outcomes import Outcomes
 from benchmark.runs.record import RANKS, RunRecord, RunStore
 
 EXPERIMENT = {
@@ -76,6 +77,14 @@ def made_part(folder: Path, qualities: Mapping[str, float], targets: bool = Fals
     """Return a part of a table of models of some qualities."""
     frames = {label: _of(quality) for label, quality in qualities.items()}
     return part(*stored(folder, frames, **told), targets=targets)
+
+
+def of_values(experiment: Experiment, values: Mapping[str, np.ndarray], metric: str = "ndcg@10") -> Part:
+    """Return a part whose rows have these values of one metric, one a user; no runs stand behind it."""
+    users = pl.Series("user", [f"u{i}" for i in range(len(next(iter(values.values()))))])
+    seeds = {(label, metric): [float(np.nanmean(one))] for label, one in values.items()}
+    found = {(label, metric): one for label, one in values.items()}
+    return Part(experiment, [None] * len(experiment.specs()), Outcomes((metric,), users, seeds, found))
 
 
 def _of(quality: float) -> Callable[[int], pl.DataFrame]:

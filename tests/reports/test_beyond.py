@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from benchmark.data.text import text_vectors
 from benchmark.errors import InputError
 from benchmark.evaluation.beyond import coverage, novelty
 from benchmark.evaluation.metrics import parse_metric, preference_metric
@@ -214,6 +215,82 @@ def test_a_column_that_is_not_there_is_refused_before_anything_runs(file: Path, 
     experiment, store = Experiment.load(file, [f"report={{beyond: ['{asked}']}}"]), RunStore(file.parent / "runs")
     with pytest.raises(InputError, match=re.escape(expected)):
         plan(experiment, prepare(experiment, store.root), store)
+
+
+def of_boats(folder: Path, shared_users: bool) -> tuple[Part, RunStore]:
+    """Return the runs of two domains of which boats, 9 items, is judged; cars has 30 and is liked by more."""
+    rng, blocks = np.random.default_rng(0), {}
+    for name, users, items in (("boats", range(14), 9), ("cars", range(8, 50), 30)):
+        weight = np.arange(1, items + 1) / np.arange(1, items + 1).sum()
+        rows = [
+            (f"u{u}", f"i{i}", 4, 10 * step + u)
+            for u in users
+            for step, i in enumerate(rng.choice(items, 5, replace=False, p=weight))
+        ]
+        frame = pl.DataFrame(rows, schema=["user_id", "item_id", "rating", "timestamp"], orient="row")
+        frame.write_csv(folder / f"{name}.csv")
+        things = [(f"i{i}", f"{name} thing {i % 4} big", f"m{i % 3}") for i in range(items)]
+        told = pl.DataFrame(things, schema=["item_id", "title", "maker"], orient="row")
+        told.write_csv(folder / f"{name}-items.csv")
+        blocks[name] = {"source": "csv", "interactions": f"{folder}/{name}.csv", "items": f"{folder}/{name}-items.csv"}
+    path = folder / "boats.yaml"
+    path.write_text(
+        f"name: boats\ndataset: {{source: joined, domains: {blocks}, shared_users: {str(shared_users).lower()}}}\n"
+        "task: {split: {kind: leave_last_out}, metrics: [ndcg@3], domain: boats}\nseeds: [0]\n"
+        "models: {random: {class: baselines.random.RandomScores}, "
+        "popularity: {class: baselines.popularity.Popularity}}\n"
+        "report: {beyond: [coverage@4, gini@4, novelty@4, diversity@4, popularity_bias@4, exposure(domain)@4, "
+        "exposure(maker)@4]}\n",
+        encoding="utf-8",
+    )
+    return of(path)
+
+
+@pytest.mark.parametrize("shared_users", [False, True])
+def test_of_joined_data_the_judged_domain_alone_is_the_catalogue(tmp_path: Path, shared_users: bool) -> None:
+    p, store = of_boats(tmp_path, shared_users)
+    split, table = prepare(p.experiment, store.root).split, build([p])
+    domain, maker = (split.items[name].to_list() for name in ("domain", "maker"))
+    boats = [i for i, name in enumerate(domain) if name == "boats"]
+    pairs = {(u, i) for u, i in zip(split.train.user.tolist(), split.train.item.tolist(), strict=True) if i in boats}
+    popularity = {i: sum(item == i for _, item in pairs) for i in boats}
+    n_users = len({u for u, _ in pairs})
+    assert n_users == 14 < len(np.unique(split.train.user))
+    number = {item: i for i, item in enumerate(split.items["item_id"])}
+    for row in table.rows:
+        (record,) = p.finished(row.label)
+        lists: dict[str, list[int]] = {}
+        for user, item, rank in store.top(record.key, 4).select("user", "item", "rank").iter_rows():
+            lists.setdefault(user, [0] * 4)[rank] = number[item]
+        every = [i for one in lists.values() for i in one]
+        count = sorted(every.count(i) for i in boats)
+        told = [(2 * r - len(boats) - 1) * c for r, c in enumerate(count, 1)]
+        known = {u: [] for u in lists}  # type: ignore[var-annotated]
+        for rows in (split.train, split.valid):
+            for u, i in zip(rows.user.tolist(), rows.item.tolist(), strict=True):
+                if i in boats and (user := split.users["user_id"][u]) in known:
+                    known[user].append(popularity[i])
+        makers = sorted({maker[i] for i in boats})
+        due = [sum(n for i, n in popularity.items() if maker[i] == m) / sum(popularity.values()) for m in makers]
+        got = [sum(maker[i] == m for i in every) / len(every) for m in makers]
+        vectors = text_vectors(split.items[boats])
+        assert vectors is not None
+        of_text = dict(zip(boats, vectors.toarray(), strict=True))
+        liked = np.mean([np.mean(one) for one in known.values()])
+        apart = [1 - of_text[a] @ of_text[b] for one in lists.values() for a in one for b in one if a != b]
+        expected = {
+            "coverage@4": len(set(every)) / len(boats),
+            "gini@4": sum(told) / (len(boats) * sum(count)),
+            "novelty@4": np.mean([-np.log2(max(popularity[i], 1) / n_users) for i in every]),
+            "diversity@4": np.mean(apart),
+            "popularity_bias@4": np.mean([popularity[i] for i in every]) / liked,
+            "exposure(domain)@4": 0.0,
+            "exposure(maker)@4": sum(abs(a - b) for a, b in zip(got, due, strict=True)) / 2,
+        }
+        found = {c.name: cell.mean for c, cell in zip(table.columns, row.cells, strict=True) if c.kind == "beyond"}
+        assert found == pytest.approx(expected), row.label
+    assert table.legend[-3].endswith("; the catalogue, its popularity and the users who know it are those of boats.")
+    assert any(line.startswith("Exposure@4 (domain): over 1 value") for line in table.legend)
 
 
 def test_without_the_data_nothing_is_measured(tmp_path: Path) -> None:

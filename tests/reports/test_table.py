@@ -481,6 +481,32 @@ def test_what_a_model_says_of_itself_is_a_column_on_request(tmp_path: Path) -> N
     assert "| 13 |" in render.markdown(table)
 
 
+def test_what_was_measured_over_texts_has_its_interval_where_every_run_tells_the_error(tmp_path: Path) -> None:
+    def said(label: str, seed: int) -> dict[str, Any]:
+        told = {"base_kl": 0.2 + 0.1 * seed, "tuned_perplexity": 8.0, "next_token_agreement": 0.99, "base_cka": 0.9}
+        errors = {"base_kl_se": 0.04 + 0.02 * seed, "tuned_perplexity_log_se": 0.1, "next_token_agreement_se": 0.02}
+        few = {name: value for name, value in errors.items() if name != "base_kl_se" or not seed}
+        return {"model_report": {**told, **{"llm": errors, "mf": few}.get(label, {})}}
+
+    names = ["base_kl", "tuned_perplexity", "next_token_agreement", "base_cka"]
+    p = made_part(tmp_path, FOUR, changes={"report": {"costs": [], "measured": names}}, record=said)
+    table = build([p])
+    llm, mf, ease = (cells(table, label) for label in ("llm", "mf", "ease"))
+    bounds = {name: (llm[f"{name} measured"].low, llm[f"{name} measured"].high) for name in names}
+    assert bounds["base_kl"] == pytest.approx((0.25 - 1.96 * 0.05, 0.25 + 1.96 * 0.05)), "mean over seeds"
+    assert bounds["tuned_perplexity"] == pytest.approx((8 / np.exp(0.196), 8 * np.exp(0.196)))
+    assert bounds["next_token_agreement"] == (pytest.approx(0.99 - 1.96 * 0.02), 1.0), "a share is at most 1"
+    assert bounds["base_cka"] == (None, None)
+    assert mf["base_kl measured"].low is None, "one seed does not tell it"
+    assert ease["tuned_perplexity measured"].low is None
+    text = render.markdown(table)
+    assert "| 0.25<br>[0.152, 0.348] | 8<br>[6.576, 9.732] | 0.99<br>[0.9508, 1] | 0.9 |" in text
+    assert "| 0.25 | 8 | 0.99 | 0.9 |" in text
+    assert re.search(r"0\.25</span>.*?\[0\.152, 0\.348\]", render.contents(table)["table.html"])
+    titles = "Base KL, Tuned perplexity, Next token agreement"
+    assert f"{titles}: 95 % intervals are over texts, by the standard error (mean over seeds)." in table.legend
+
+
 def test_headings_are_the_fields_own_names() -> None:
     assert [title(m) for m in ("ndcg@10", "auc", "log_loss", "recall@20", "mrr")] == [
         "NDCG@10", "AUC", "Log loss", "Recall@20", "MRR",
