@@ -70,7 +70,10 @@ def segmentations(p: Part, split: SplitData) -> list[Segmentation]:
         out.append(_made(outcomes, metric, name, note, "users", codes, names, measured))
     if kind == "ranking" and outcomes.targets is not None:
         items = places(split.items[ITEM_ID], outcomes.targets["item"])
-        codes, names = _popularity(np.bincount(split.train.item, minlength=split.items.height), items)
+        trained, domain = split.train.item, p.experiment.task.domain
+        if domain is not None:  # popular is what is popular there
+            trained = trained[split.of_domains([domain])[trained]]
+        codes, names = _popularity(np.bincount(trained, minlength=split.items.height), items)
         note = (
             "Each held-out item on its own. Popular items hold half of the training interactions, middle ones the next "
             "30 %, rare ones the rest; new ones have none."
