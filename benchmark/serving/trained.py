@@ -17,8 +17,10 @@ from benchmark.data.split import known
 from benchmark.data.text import text_vectors
 from benchmark.errors import InputError, nearest
 from benchmark.experiment import RunSpec
+from benchmark.llm.generative import Generative
+from benchmark.llm.pointwise import Pointwise
 from benchmark.recommender import Recommender
-from benchmark.runs.execute import PreparedData, load_model
+from benchmark.runs.execute import PreparedData, load_model, quiet
 from benchmark.runs.record import RunRecord, RunStore
 from benchmark.serving.titles import Titles
 
@@ -63,7 +65,7 @@ class Recommendations:
         history: titles as they were understood, oldest first.
         query: what was asked for.
         user: id of the user of the data, None for a new one.
-        reads_history: whether the history makes any difference to this model's scores.
+        reads_history: whether the history makes any difference to this model's scores, of listed items or others.
         seconds: to score the whole catalogue, and to explain the list.
     """
 
@@ -138,7 +140,9 @@ class TrainedModel:
         seconds = {"score" if self._warm else "first score": time.perf_counter() - start}
         self._warm = True
         start = time.perf_counter()
-        falls = self._falls(model, items, row, query, best, scores) if explain and items and len(best) else None
+        falls, reads = None, True
+        if explain and items and len(best):
+            falls, reads = self._falls(model, items, row, query, best, scores)
         nearest_of = self._nearest(items, best.tolist()) if explain and items else {}
         seconds["explain"] = time.perf_counter() - start
         listed = []
@@ -157,7 +161,6 @@ class TrainedModel:
                     counted,
                 )
             )
-        reads = falls is None or bool(falls.any())
         return Recommendations(listed, [self.titles.names[i] for i in items], query, user, reads, seconds)
 
     def model(self, new_user: bool) -> Recommender:
@@ -168,7 +171,8 @@ class TrainedModel:
         """
         if new_user not in self._loaded:
             try:
-                model = load_model(self.spec, self.data, self.store, new_user, self.record.key)
+                with quiet():
+                    model = load_model(self.spec, self.data, self.store, new_user, self.record.key)
             except InputError:
                 if not new_user:
                     raise
@@ -243,13 +247,44 @@ class TrainedModel:
         query: str | None,
         best: torch.Tensor,
         scores: torch.Tensor,
-    ) -> torch.Tensor:
-        """Return (H, k): by how much the score of each listed item falls without each item of the history."""
-        without = [[*items[:i], *items[i + 1 :]] for i in range(len(items))]
-        falls = scores[best] - self._score(model, without, user, query, best)
-        finite = scores[scores.isfinite()]
+    ) -> tuple[torch.Tensor, bool]:
+        """Return (H, k): by how much the score of each listed item falls without each item of the history; and whether
+        the history makes any difference to any score.
+
+        The scores without it come about as those of the list did, since a rank or a place in a prompt depends on what
+        else is scored; where an item costs a prompt of its own, the listed ones are read alone.
+        """
+        finite = scores.isfinite()
         # sums in another order differ in their last digits
-        return torch.where(falls.abs() > NOTHING * (finite.max() - finite.min()), falls, 0.0)
+        least = NOTHING * float(scores[finite].max() - scores[finite].min())
+        histories = [[*items[:i], *items[i + 1 :]] for i in range(len(items))]
+        histories += [[]] if len(items) > 1 else []
+        if self._item_by_item(model):
+            changes = scores[best] - self._score(model, histories, user, query, best)
+            reads = bool((changes.abs() > least).any())
+            if not reads:
+                rest = self._score(model, [[]], user, query)[0]
+                reads = bool(((scores - rest)[finite].abs() > least).any())
+        else:
+            size, reads, listed = model.batch_spec().eval_batch_size, False, []
+            for start in range(0, len(histories), size):
+                rest = self._score(model, histories[start : start + size], user, query)
+                reads = reads or bool(((scores - rest)[:, finite].abs() > least).any())
+                listed.append(scores[best] - rest[:, best])
+            changes = torch.cat(listed)
+        falls = changes[: len(items)]
+        return torch.where(falls.abs() > least, falls, 0.0), reads
+
+    def _item_by_item(self, model: Recommender) -> bool:
+        """Return whether the model scores each item by itself, whatever it is listed with, and reads a prompt for it:
+        then few items cost less than all of them, and get the same scores.
+        """
+        inner = getattr(model, "changed", None) or getattr(model, "student", None)  # of a derived or a distilled row
+        if isinstance(inner, Recommender):
+            return self._item_by_item(inner)
+        # in a preference task every row is judged by itself
+        by_itself = self.spec.task.kind == "preference" or isinstance(model, Pointwise)
+        return by_itself or (isinstance(model, Generative) and model.config.search == "exact")
 
     @cached_property
     def _words(self) -> csr_array | None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmark.data.batch import Batch
 from benchmark.data.split import known
 from benchmark.errors import InputError
 from benchmark.experiment import Experiment
@@ -24,7 +25,11 @@ MODELS = """\
   mf: {class: baselines.mf.MF, embedding_size: 8, learning_rate: 0.05}
   bias: {class: baselines.bias.Bias}
   tfidf: {class: baselines.tfidf.TfIdf}
+  rrf: {class: baselines.fusion.Fusion, members: [ease, tfidf], method: rrf}
+  zscore: {class: baselines.fusion.Fusion, members: [ease, tfidf], method: zscore}
 """
+
+FEW = ", limit_valid: 4, limit_test: 4"  # of a language model that reads a prompt an item
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +38,14 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Path]:
     return made(folder, MODELS)
 
 
-def made(folder: Path, models: str) -> tuple[Experiment, Path]:
+def made(folder: Path, models: str, task: str = "") -> tuple[Experiment, Path]:
     """Run models on the small data set: 20 red cars and 20 blue boats, and who likes the one likes not the other."""
     write_tiny_csv(folder)
     (folder / "experiment.yaml").write_text(
         f"""\
 name: tiny
 dataset: {{source: csv, interactions: {folder}/interactions.csv, items: {folder}/items.csv}}
-task: {{split: {{kind: temporal, valid: 0.2, test: 0.2}}, metrics: [ndcg@10]}}
+task: {{split: {{kind: temporal, valid: 0.2, test: 0.2}}, metrics: [ndcg@10]{task}}}
 trainer: {{max_epochs: 3}}
 models:
 {models}""",
@@ -79,6 +84,39 @@ def test_reasons_are_the_items_whose_absence_is_felt(stored: Any) -> None:
         assert item.counted.value == pytest.approx(item.score - without, abs=1e-5)
         assert item.nearest is not None
         assert item.nearest.title == item.counted.title, "as its words say"
+
+
+def counted_by_hand(model: TrainedModel, history: list[str], k: int) -> list[tuple[str, float]]:
+    """Return, of each listed item, what counted most: the whole catalogue is scored anew without each."""
+    listed = model.recommend(history, k=k, explain=False).items
+    without = [
+        {
+            item.title: item.score
+            for item in model.recommend([t for t in history if t != left], k=40, explain=False).items
+        }
+        for left in history
+    ]
+    falls = [[item.score - scores[item.title] for scores in without] for item in listed]
+    return [(history[int(np.argmax(fall))], max(fall)) for fall in falls]
+
+
+@pytest.mark.parametrize("label", ["rrf", "zscore"])
+def test_what_counted_most_is_found_for_scores_that_depend_on_the_list(stored: Any, label: str) -> None:
+    model = trained(stored, label)
+    history = ["red car 3", "red car 5", "blue boat 25", "blue boat 31"]
+    found = model.recommend(history, k=8)
+    for item, (title, value) in zip(found.items, counted_by_hand(model, history, 8), strict=True):
+        if value <= 0:
+            assert item.counted is None
+        else:
+            assert item.counted is not None
+            assert (item.counted.title, item.counted.value) == (title, pytest.approx(value, abs=1e-5))
+
+
+def test_a_model_that_reads_the_history_is_not_said_not_to(stored: Any) -> None:
+    found = trained(stored, "tfidf").recommend(["red car 13"], "blue boat 25", k=1)
+    assert all(item.title.startswith("blue boat") and item.counted is None for item in found.items)
+    assert found.reads_history, "it changes the scores of cars, which are not listed"
 
 
 def test_a_model_that_reads_no_history_says_so(stored: Any) -> None:
@@ -164,6 +202,59 @@ def test_a_stage_learns_of_the_new_person_too(tmp_path: Path) -> None:
   rerank: {{class: benchmark.llm.listwise.Listwise, first_stage: ease, backbone: {folder}, n_candidates: 5,
     trainer: {{max_epochs: 1}}}}
 """
-    found = trained(made(tmp_path, models), "rerank").recommend(["red car 3"], "a car that is quiet", k=4)
+    model = trained(made(tmp_path, models), "rerank")
+    found = model.recommend(["red car 3"], "a car that is quiet", k=4)
     assert len(found.items) == 4
     assert np.isfinite([item.score for item in found.items]).all()
+    history = ["red car 3", "blue boat 25"]
+    by_hand = counted_by_hand(model, history, 5)
+    for item, (title, value) in zip(model.recommend(history, k=5).items, by_hand, strict=True):
+        assert value > 0, "without a car or a boat, the list of the first stage is another one"
+        assert item.counted is not None
+        assert (item.counted.title, item.counted.value) == (title, pytest.approx(value, abs=1e-4))
+
+
+def test_a_model_that_reads_a_prompt_an_item_explains_the_listed_ones_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    from benchmark.llm.pointwise import Pointwise
+    from tests.llm.tiny import tiny
+
+    row = f"{{class: benchmark.llm.pointwise.Pointwise, backbone: {tiny('llama')}, limit_train: 50}}"
+    model = trained(made(tmp_path, f"  yes-no: {row}\n", FEW), "yes-no")
+    asked: list[int] = []
+    score = Pointwise.score
+
+    def counted(self: Pointwise, batch: Batch) -> torch.Tensor:
+        asked.append(len(batch) * (self.n_items if batch.candidates is None else batch.candidates.shape[1]))
+        return score(self, batch)
+
+    monkeypatch.setattr(Pointwise, "score", counted)
+    history = ["red car 3", "blue boat 25"]
+    found = model.recommend(history, k=4)
+    assert sum(asked) == 40 + 3 * 4, "the catalogue once; the list without each of the history, and without all of it"
+    assert found.reads_history
+    for item, (title, value) in zip(found.items, counted_by_hand(model, history, 4), strict=True):
+        assert (item.counted.title if item.counted else None) == (title if value > 1e-5 else None)
+
+
+def test_a_prompt_without_a_history_is_found_out_by_the_whole_catalogue(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from tests.llm.tiny import tiny
+
+    row = f"""{{class: benchmark.llm.pointwise.Pointwise, backbone: {tiny("llama")}, limit_train: 50,
+    prompt: {{template: "Will anybody like {{candidate}}? Answer Yes or No:"}}}}"""
+    model = trained(made(tmp_path, f"  yes-no: {row}\n", FEW), "yes-no")
+    assert not model.recommend(["red car 3"], k=4).reads_history
+
+
+def test_nothing_is_warned_of_that_nobody_can_change(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    pytest.importorskip("transformers")
+    from tests.llm.tiny import tiny
+
+    row = f"{{class: benchmark.llm.two_tower.TwoTower, backbone: {tiny('bert')}, peft: {{kind: lora, rank: 2}}}}"
+    stored = made(tmp_path, f"  tower: {row}\n")
+    recwarn.clear()
+    assert len(trained(stored, "tower").recommend(["red car 3"], k=3).items) == 3
+    assert [str(w.message) for w in recwarn if issubclass(w.category, FutureWarning)] == []
