@@ -17,7 +17,7 @@ class InputError(Exception):
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the option most like ``name``, else the list of options, of many the first ones."""
+    """Return ``"; did you mean 'x'?"`` for the option most like ``name``, else the list of options, cut if long."""
     known = sorted({str(option) for option in options})
     lower = {option.lower(): option for option in reversed(known)}
     cutoff = 0.5 if len(str(name)) <= 3 else 0.6  # one wrong letter of two is still a slip

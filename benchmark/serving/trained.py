@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from benchmark.data.batch import Batch, Ragged
 from benchmark.data.schema import USER_ID
@@ -46,6 +47,7 @@ class Recommended:
             None where no word is shared.
         counted: the item of the history without which this one's score would fall most, by that much; None where the
             score falls with none of them.
+        asked: words of the query that stand in this one's text, in their order.
     """
 
     item_id: str
@@ -54,6 +56,7 @@ class Recommended:
     score: float
     nearest: Reason | None = None
     counted: Reason | None = None
+    asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Recommendations:
         user: id of the user of the data, None for a new one.
         reads_history: whether the history makes any difference to this model's scores, of listed items or others.
         seconds: to score the whole catalogue, and to explain the list.
+        notes: a line for each title that other items have too, or of which a given year is not known.
     """
 
     items: list[Recommended]
@@ -75,6 +79,7 @@ class Recommendations:
     user: str | None
     reads_history: bool
     seconds: dict[str, float]
+    notes: list[str] = field(default_factory=list)
 
 
 class TrainedModel:
@@ -108,12 +113,14 @@ class TrainedModel:
             query: what the person asks for, in words; for models that read text.
             k: length of the list.
             user: id of a user of the data, whose own history comes before ``history``; None: a new one.
-            explain: fill ``nearest`` and ``counted``, for which the list is scored without each item of the history.
+            explain: fill ``nearest``, ``asked`` and ``counted``; for the last, all is scored without each item of the
+                history.
 
         Raises:
             InputError: an unknown title or user, nothing to go by, or a model that cannot serve what is asked.
         """
-        items = [self.titles.find(text) for text in history]
+        understood = [self.titles.understand(text) for text in history]
+        items = [found.item for found in understood]
         who = self._user(user)
         if who is not None:
             items = [*self._own(who), *items]
@@ -144,13 +151,14 @@ class TrainedModel:
         if explain and items and len(best):
             falls, reads = self._falls(model, items, row, query, best, scores)
         nearest_of = self._nearest(items, best.tolist()) if explain and items else {}
+        asked = self._asked(query, best.tolist()) if explain and query else {}
         seconds["explain"] = time.perf_counter() - start
         listed = []
         for place, item in enumerate(best.tolist()):
             counted = None
             if falls is not None and float(falls[:, place].max()) > 0:
                 at = int(falls[:, place].argmax())
-                counted = Reason(self.titles.names[items[at]], float(falls[at, place]))
+                counted = Reason(self.titles.label(items[at]), float(falls[at, place]))
             listed.append(
                 Recommended(
                     self.titles.ids[item],
@@ -159,9 +167,11 @@ class TrainedModel:
                     float(scores[item]),
                     nearest_of.get(item),
                     counted,
+                    asked.get(item, ()),
                 )
             )
-        return Recommendations(listed, [self.titles.names[i] for i in items], query, user, reads, seconds)
+        notes = list(dict.fromkeys(found.note for found in understood if found.note))
+        return Recommendations(listed, [self.titles.label(i) for i in items], query, user, reads, seconds, notes)
 
     def model(self, new_user: bool) -> Recommender:
         """Return the model, with room for one more user or as it was trained.
@@ -297,7 +307,14 @@ class TrainedModel:
         cosine = (self._words[best] @ self._words[items].T).toarray()
         at = cosine.argmax(1)
         return {
-            item: Reason(self.titles.names[items[at[row]]], float(cosine[row, at[row]]))
+            item: Reason(self.titles.label(items[at[row]]), float(cosine[row, at[row]]))
             for row, item in enumerate(best)
             if cosine[row, at[row]] > 0
         }
+
+    def _asked(self, query: str, best: list[int]) -> dict[int, tuple[str, ...]]:
+        """Return, by listed item, which words of the query its text has; words such as "for" do not count."""
+        words = TfidfVectorizer(stop_words="english").build_analyzer()
+        wanted = list(dict.fromkeys(words(query)))
+        own = {item: set(words(self.titles.texts[item])) for item in best}
+        return {item: tuple(word for word in wanted if word in own[item]) for item in best}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -38,9 +39,11 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Path]:
     return made(folder, MODELS)
 
 
-def made(folder: Path, models: str, task: str = "") -> tuple[Experiment, Path]:
+def made(folder: Path, models: str, task: str = "", items: pl.DataFrame | None = None) -> tuple[Experiment, Path]:
     """Run models on the small data set: 20 red cars and 20 blue boats, and who likes the one likes not the other."""
     write_tiny_csv(folder)
+    if items is not None:
+        items.write_csv(folder / "items.csv")
     (folder / "experiment.yaml").write_text(
         f"""\
 name: tiny
@@ -146,6 +149,7 @@ def test_words_find_items_for_somebody_without_history(stored: Any) -> None:
     found = trained(stored, "tfidf").recommend(query="a boat", k=6)
     assert all(item.title.startswith("blue boat") for item in found.items)
     assert found.history == []
+    assert {item.asked for item in found.items} == {("boat",)}, "what of the query stands in the text, little words not"
     both = trained(stored, "tfidf").recommend(["red car 3"], "boat", k=40)
     titles = [item.title.split()[0] for item in both.items]
     assert {"red", "blue"} <= {t for t, i in zip(titles, both.items, strict=True) if i.score > 0}
@@ -258,3 +262,18 @@ def test_nothing_is_warned_of_that_nobody_can_change(tmp_path: Path, recwarn: py
     recwarn.clear()
     assert len(trained(stored, "tower").recommend(["red car 3"], k=3).items) == 3
     assert [str(w.message) for w in recwarn if issubclass(w.category, FutureWarning)] == []
+
+
+def test_of_two_items_of_one_name_the_taken_one_is_said(tmp_path: Path) -> None:
+    ids = [f"i{i}" for i in range(40)]
+    films = pl.DataFrame({"item_id": ids, "title": [f"film {i // 2}" for i in range(40)], "year": range(1960, 2000)})
+    model = trained(made(tmp_path, "  tfidf: {class: baselines.tfidf.TfIdf}\n", items=films), "tfidf")
+    found = model.recommend(["film 3"], k=1)
+    taken, other = ("1966", "1967") if found.history == ["film 3 (1966)"] else ("1967", "1966")
+    assert found.notes == [f"'film 3' may be 2 items: taken for film 3 ({taken}); there is also film 3 ({other})"]
+    assert found.history == [f"film 3 ({taken})"]
+    assert found.items[0].nearest is not None
+    assert found.items[0].nearest.title == f"film 3 ({taken})"
+    for year in (taken, other):
+        chosen = model.recommend([f"film 3 ({year})"], k=1)
+        assert (chosen.notes, chosen.history) == ([], [f"film 3 ({year})"])
