@@ -16,6 +16,7 @@ from benchmark.errors import InputError
 SURE = 85.0  # of 100: a slip or a missing year is forgiven, another title is not
 SHOWN = 3  # other items of a name that are named
 SHORT = 40  # letters of what tells items of one name apart
+ARTICLES = ("the", "a", "an")
 YEAR = re.compile(r"(1[89]|20)\d\d")
 
 
@@ -25,7 +26,7 @@ class Understood:
 
     Attributes:
         item: its row.
-        note: one line, where other items are called so or a given year is not known of it.
+        note: one line, where other items are called so, words are left out or a given year is not known of it.
     """
 
     item: int
@@ -76,22 +77,13 @@ class Titles:
         if text in self._by_id:
             return Understood(self._by_id[text])
         wanted = _plain(text)
-        words = wanted.split()
-        rows = self._of_name.get(wanted, [])
-        for n in range(len(words) - 1, 0, -1):  # a name, and behind it what another column says of the item
-            same = [] if rows else self._of_name.get(" ".join(words[:n]), [])
-            rows = rows or self._of_which(same, " ".join(words[n:]))
-        year = words[-1] if len(words) > 1 and YEAR.fullmatch(words[-1]) else None
-        without = " ".join(words[:-1])
-        if year and not rows:
-            rows = self._best(self._of_which(self._like(without), year), without)
-        rows = rows or self._best(self._like(wanted), wanted)
-        if year and (not rows or not any(year in self._plain[i] or self._of_which([i], year) for i in rows)):
-            rows = self._best(self._like(without), without)
-        else:
-            year = None
+        rows, unknown = self._of_name.get(wanted) or self._followed(wanted.split()), None
+        if len(rows) == 1:
+            return Understood(rows[0])
+        if not rows:
+            rows, unknown = self._alike(wanted)
         if rows:
-            return self._chosen(text, [i for i in rows if i in among] or rows, year)
+            return self._chosen(text, [i for i in rows if i in among] or rows, unknown)
         near = process.extract(wanted, self._plain, scorer=_likeness, limit=3) if wanted else []
         names = "; ".join(f"'{self.names[i]}'" for _, _, i in near)
         raise InputError(f"no item is called '{text}'" + (f"; the nearest are {names}" if names else ""))
@@ -119,6 +111,25 @@ class Titles:
         told = self._told(rows) if rows else []
         return [i for at, i in enumerate(rows) if any(_plain(values[at] or "") == value for values in told)]
 
+    def _followed(self, words: Sequence[str]) -> list[int]:
+        """Return the items whose name the first words are, and of which a column says what the others do."""
+        for n in range(len(words) - 1, 0, -1):
+            rows = self._of_which(self._of_name.get(" ".join(words[:n]), []), " ".join(words[n:]))
+            if rows:
+                return rows
+        return []
+
+    def _alike(self, wanted: str) -> tuple[list[int], str | None]:
+        """Return the items whose titles are most like what is wanted, and the year in it that is not known of them."""
+        *words, last = wanted.split() or [""]
+        best = self._best(self._like(wanted), wanted)
+        if not words or not YEAR.fullmatch(last):
+            return best, None
+        without = " ".join(words)
+        like = self._like(without)
+        rows = self._best(self._of_which(like, last), without) or [i for i in best if last in self._plain[i].split()]
+        return (rows, None) if rows else (self._best(like, without) or best, last)
+
     def _like(self, wanted: str) -> list[int]:
         """Return the items whose titles are surely like what is wanted, the most like first."""
         near = process.extract(wanted, self._plain, scorer=_likeness, limit=None, score_cutoff=SURE) if wanted else []
@@ -130,11 +141,12 @@ class Titles:
         return [i for i, value in zip(rows, likeness, strict=True) if value == likeness[0]]
 
     def _chosen(self, text: str, rows: Sequence[int], year: str | None) -> Understood:
-        """Return the first of the items, any of which may be meant; ``year``: one that is not known of them."""
+        """Return the first of the items that may be meant, and what is to be said of it; ``year``: an unknown one."""
         unknown = f", of which {year} is not known" if year else ""
         first, *others = map(self.label, rows[: SHOWN + 1])
         if not others:
-            return Understood(rows[0], f"'{text}' is taken for {first}{unknown}" if year else None)
+            sure = not year and _words(text) == _words(self.names[rows[0]])
+            return Understood(rows[0], None if sure else f"'{text}' is taken for {first}{unknown}")
         more = f" and {len(rows) - SHOWN - 1} more" if len(rows) > SHOWN + 1 else ""
         also = f"there is also {'; '.join(others)}{more}"
         return Understood(rows[0], f"'{text}' may be {len(rows)} items{unknown}: taken for {first}; {also}")
@@ -142,6 +154,11 @@ class Titles:
 
 def _plain(text: str) -> str:
     return " ".join(utils.default_process(text).split())
+
+
+def _words(text: str) -> int:
+    """Return how many words a title has, articles and years not counted."""
+    return sum(word not in ARTICLES and not YEAR.fullmatch(word) for word in _plain(text).split())
 
 
 def _likeness(wanted: str, name: str, **options: object) -> float:

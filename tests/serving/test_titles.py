@@ -55,6 +55,13 @@ def test_a_part_of_a_word_is_no_title() -> None:
     assert titles.names[titles.find("star gate")] == "Stargate"
 
 
+def test_a_title_of_which_words_are_missing_is_said() -> None:
+    titles = Titles(pl.DataFrame({"item_id": ["1", "2"], "title": ["Star Kid", "Lion King, The (1994)"]}))
+    assert titles.understand("Star").note == "'Star' is taken for Star Kid"
+    assert titles.understand("star kids").note is None
+    assert titles.understand("lion king").note is None, "a year and an article are nothing"
+
+
 @pytest.fixture(scope="module")
 def namesakes() -> Titles:
     rows = [
@@ -125,5 +132,7 @@ def test_years_in_titles_choose_too(titles: Titles) -> None:
     assert both.understand("sabrina 1995").item == 1
     note = "'sabrina' may be 2 items: taken for Sabrina (1954); there is also Sabrina (1995)"
     assert (both.understand("sabrina").item, both.understand("sabrina").note) == (0, note)
+    wrong = titles.understand("toy story 1996")
+    assert wrong.note == "'toy story 1996' is taken for Toy Story (1995), of which 1996 is not known"
     assert titles.understand("toi story 1995").note is None
     assert titles.understand("alien").note is None
