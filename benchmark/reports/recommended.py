@@ -16,6 +16,8 @@ SHOWN = 8  # newest items of a history that are named
 
 def show(model: TrainedModel, found: Recommendations, console: Console) -> None:
     """Print a list of recommendations, with reasons where there are any."""
+    for note in found.notes:
+        console.print(note, highlight=False, markup=False)
     earlier = len(found.history) - SHOWN
     before = f"{earlier} others; " if earlier > 0 else ""
     asked = [f"after {before}{'; '.join(found.history[-SHOWN:])}"] if found.history else []
@@ -27,12 +29,15 @@ def show(model: TrainedModel, found: Recommendations, console: Console) -> None:
     table.add_column("score", justify="right")
     table.add_column("what is known of it", overflow="fold", style="dim")
     explained = bool(found.history)
+    worded = any(item.asked for item in found.items)
+    if worded:
+        table.add_column("words asked for", overflow="fold")
     if explained:
         table.add_column("nearest in words", overflow="fold")
         table.add_column("counted most", overflow="fold")
     for place, item in enumerate(found.items, 1):
         text = item.text.removeprefix(item.title).lstrip(", ")
-        row = [str(place), item.title, f"{item.score:.3f}", text]
+        row = [str(place), item.title, f"{item.score:.3f}", text, *([", ".join(item.asked)] if worded else [])]
         table.add_row(*row, *([_reason(item.nearest), _reason(item.counted)] if explained else []))
     console.print(table, highlight=False)
     if not found.reads_history:
@@ -40,6 +45,11 @@ def show(model: TrainedModel, found: Recommendations, console: Console) -> None:
         console.print(f"'{model.spec.label}' does not read the history: {who} is recommended this", highlight=False)
     took = ", ".join(f"{name} {1000 * s:.0f} ms" for name, s in found.seconds.items())
     console.print(f"{len(model.titles):,} items: {took}", style="dim", highlight=False)
+
+
+def _tell(said: Conversation, console: Console) -> None:
+    if said.note:
+        console.print(said.note, highlight=False, markup=False)
 
 
 def _reason(reason: Reason | None) -> str:
@@ -58,6 +68,7 @@ def converse(
     said.query = query
     for title in history:
         said.take(title)
+        _tell(said, console)
     console.print(HELP, style="dim", highlight=False)
     while True:
         try:
@@ -68,7 +79,8 @@ def converse(
             return
         try:
             said.take(line)
-            if said.history or said.query or user:
-                show(model, model.recommend(said.history, said.query, k, user), console)
+            _tell(said, console)
+            if said.items or said.query or user:
+                show(model, model.recommend(said.ids, said.query, k, user), console)
         except InputError as error:
             console.print(str(error), highlight=False)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from benchmark.data.batch import Batch, Ragged
 from benchmark.data.schema import USER_ID
@@ -17,8 +18,10 @@ from benchmark.data.split import known
 from benchmark.data.text import text_vectors
 from benchmark.errors import InputError, nearest
 from benchmark.experiment import RunSpec
+from benchmark.llm.generative import Generative
+from benchmark.llm.pointwise import Pointwise
 from benchmark.recommender import Recommender
-from benchmark.runs.execute import PreparedData, load_model
+from benchmark.runs.execute import PreparedData, load_model, quiet
 from benchmark.runs.record import RunRecord, RunStore
 from benchmark.serving.titles import Titles
 
@@ -44,6 +47,7 @@ class Recommended:
             None where no word is shared.
         counted: the item of the history without which this one's score would fall most, by that much; None where the
             score falls with none of them.
+        asked: words of the query that stand in this one's text, in their order.
     """
 
     item_id: str
@@ -52,6 +56,7 @@ class Recommended:
     score: float
     nearest: Reason | None = None
     counted: Reason | None = None
+    asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,9 @@ class Recommendations:
         history: titles as they were understood, oldest first.
         query: what was asked for.
         user: id of the user of the data, None for a new one.
-        reads_history: whether the history makes any difference to this model's scores.
+        reads_history: whether the history makes any difference to this model's scores, of listed items or others.
         seconds: to score the whole catalogue, and to explain the list.
+        notes: a line for each title that other items have too, or of which a given year is not known.
     """
 
     items: list[Recommended]
@@ -73,6 +79,7 @@ class Recommendations:
     user: str | None
     reads_history: bool
     seconds: dict[str, float]
+    notes: list[str] = field(default_factory=list)
 
 
 class TrainedModel:
@@ -106,12 +113,14 @@ class TrainedModel:
             query: what the person asks for, in words; for models that read text.
             k: length of the list.
             user: id of a user of the data, whose own history comes before ``history``; None: a new one.
-            explain: fill ``nearest`` and ``counted``, for which the list is scored without each item of the history.
+            explain: fill ``nearest``, ``asked`` and ``counted``; for the last, all is scored without each item of the
+                history.
 
         Raises:
             InputError: an unknown title or user, nothing to go by, or a model that cannot serve what is asked.
         """
-        items = [self.titles.find(text) for text in history]
+        understood = [self.titles.understand(text) for text in history]
+        items = [found.item for found in understood]
         who = self._user(user)
         if who is not None:
             items = [*self._own(who), *items]
@@ -138,15 +147,18 @@ class TrainedModel:
         seconds = {"score" if self._warm else "first score": time.perf_counter() - start}
         self._warm = True
         start = time.perf_counter()
-        falls = self._falls(model, items, row, query, best, scores) if explain and items and len(best) else None
+        falls, reads = None, True
+        if explain and items and len(best):
+            falls, reads = self._falls(model, items, row, query, best, scores)
         nearest_of = self._nearest(items, best.tolist()) if explain and items else {}
+        asked = self._asked(query, best.tolist()) if explain and query else {}
         seconds["explain"] = time.perf_counter() - start
         listed = []
         for place, item in enumerate(best.tolist()):
             counted = None
             if falls is not None and float(falls[:, place].max()) > 0:
                 at = int(falls[:, place].argmax())
-                counted = Reason(self.titles.names[items[at]], float(falls[at, place]))
+                counted = Reason(self.titles.label(items[at]), float(falls[at, place]))
             listed.append(
                 Recommended(
                     self.titles.ids[item],
@@ -155,10 +167,11 @@ class TrainedModel:
                     float(scores[item]),
                     nearest_of.get(item),
                     counted,
+                    asked.get(item, ()),
                 )
             )
-        reads = falls is None or bool(falls.any())
-        return Recommendations(listed, [self.titles.names[i] for i in items], query, user, reads, seconds)
+        notes = list(dict.fromkeys(found.note for found in understood if found.note))
+        return Recommendations(listed, [self.titles.label(i) for i in items], query, user, reads, seconds, notes)
 
     def model(self, new_user: bool) -> Recommender:
         """Return the model, with room for one more user or as it was trained.
@@ -168,7 +181,8 @@ class TrainedModel:
         """
         if new_user not in self._loaded:
             try:
-                model = load_model(self.spec, self.data, self.store, new_user, self.record.key)
+                with quiet():
+                    model = load_model(self.spec, self.data, self.store, new_user, self.record.key)
             except InputError:
                 if not new_user:
                     raise
@@ -243,13 +257,44 @@ class TrainedModel:
         query: str | None,
         best: torch.Tensor,
         scores: torch.Tensor,
-    ) -> torch.Tensor:
-        """Return (H, k): by how much the score of each listed item falls without each item of the history."""
-        without = [[*items[:i], *items[i + 1 :]] for i in range(len(items))]
-        falls = scores[best] - self._score(model, without, user, query, best)
-        finite = scores[scores.isfinite()]
+    ) -> tuple[torch.Tensor, bool]:
+        """Return (H, k): by how much the score of each listed item falls without each item of the history; and whether
+        the history makes any difference to any score.
+
+        The scores without it come about as those of the list did, since a rank or a place in a prompt depends on what
+        else is scored; where an item costs a prompt of its own, the listed ones are read alone.
+        """
+        finite = scores.isfinite()
         # sums in another order differ in their last digits
-        return torch.where(falls.abs() > NOTHING * (finite.max() - finite.min()), falls, 0.0)
+        least = NOTHING * float(scores[finite].max() - scores[finite].min())
+        histories = [[*items[:i], *items[i + 1 :]] for i in range(len(items))]
+        histories += [[]] if len(items) > 1 else []
+        if self._item_by_item(model):
+            changes = scores[best] - self._score(model, histories, user, query, best)
+            reads = bool((changes.abs() > least).any())
+            if not reads:
+                rest = self._score(model, [[]], user, query)[0]
+                reads = bool(((scores - rest)[finite].abs() > least).any())
+        else:
+            size, reads, listed = model.batch_spec().eval_batch_size, False, []
+            for start in range(0, len(histories), size):
+                rest = self._score(model, histories[start : start + size], user, query)
+                reads = reads or bool(((scores - rest)[:, finite].abs() > least).any())
+                listed.append(scores[best] - rest[:, best])
+            changes = torch.cat(listed)
+        falls = changes[: len(items)]
+        return torch.where(falls.abs() > least, falls, 0.0), reads
+
+    def _item_by_item(self, model: Recommender) -> bool:
+        """Return whether the model scores each item by itself, whatever it is listed with, and reads a prompt for it:
+        then few items cost less than all of them, and get the same scores.
+        """
+        inner = getattr(model, "changed", None) or getattr(model, "student", None)  # of a derived or a distilled row
+        if isinstance(inner, Recommender):
+            return self._item_by_item(inner)
+        # in a preference task every row is judged by itself
+        by_itself = self.spec.task.kind == "preference" or isinstance(model, Pointwise)
+        return by_itself or (isinstance(model, Generative) and model.config.search == "exact")
 
     @cached_property
     def _words(self) -> csr_array | None:
@@ -262,7 +307,14 @@ class TrainedModel:
         cosine = (self._words[best] @ self._words[items].T).toarray()
         at = cosine.argmax(1)
         return {
-            item: Reason(self.titles.names[items[at[row]]], float(cosine[row, at[row]]))
+            item: Reason(self.titles.label(items[at[row]]), float(cosine[row, at[row]]))
             for row, item in enumerate(best)
             if cosine[row, at[row]] > 0
         }
+
+    def _asked(self, query: str, best: list[int]) -> dict[int, tuple[str, ...]]:
+        """Return, by listed item, which words of the query its text has; words such as "for" do not count."""
+        words = TfidfVectorizer(stop_words="english").build_analyzer()
+        wanted = list(dict.fromkeys(words(query)))
+        own = {item: set(words(self.titles.texts[item])) for item in best}
+        return {item: tuple(word for word in wanted if word in own[item]) for item in best}

@@ -23,3 +23,18 @@ def test_titles_queries_and_second_thoughts() -> None:
     assert said.history == ["Jaws"]
     said.take("new")
     assert (said.history, said.query) == ([], None)
+
+
+def test_items_of_one_name_are_told_apart() -> None:
+    films = {"item_id": ["1", "2"], "title": ["Sabrina", "Sabrina"], "year": [1954, 1995]}
+    said = Conversation(Titles(pl.DataFrame(films)))
+    said.take("Sabrina 1995")
+    assert (said.history, said.ids, said.note) == (["Sabrina (1995)"], ["2"], None)
+    said.take("- sabrina")
+    assert said.history == [], "the one that was named is meant"
+    said.take("sabrina")
+    assert said.history == ["Sabrina (1954)"]
+    assert said.note is not None
+    assert "there is also Sabrina (1995)" in said.note
+    said.take("? a comedy")
+    assert said.note is None
