@@ -83,6 +83,7 @@ def test_numbers_in_scientific_notation_are_numbers(tiny_experiment: Path) -> No
         ("kind: temporal", "kind: temporel", "experiment.yaml:7: task.split: unknown kind 'temporel'; did you mean"),
         ("valid: 0.2", "valid: 1.2", "experiment.yaml:7: task.split.valid"),
         ("source: csv", "source: cvs", "experiment.yaml:3: dataset.source: unknown source 'cvs'; did you mean 'csv'?"),
+        ("seeds: [0, 1]", "seeds: []", "seeds: found 0 entries, expected at least 1"),
         (
             "  metrics:",
             "  history_holds: likes\n  metrics:",
@@ -150,6 +151,32 @@ def test_a_fault_gets_one_line_with_file_line_key_and_nearest_name(
     message = str(caught.value)
     assert expected in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        (
+            "{source: joined, domains: {boats: movielens-100k}}",
+            "dataset.domains: found 1 entry, expected at least 2",
+        ),
+        (
+            "{source: joined, domains: {boats: movielens-100k, cars: {source: csv, interaction: a.csv}}}",
+            "dataset.domains: cars: unknown key 'interaction'; did you mean 'interactions'?",
+        ),
+        ("{source: joined}", "dataset.domains: required, and not there"),
+        ("{source: csv, interactions: a.csv, itemz: a.csv}", "dataset: unknown key 'itemz'; did you mean 'items'?"),
+        ("{source: csv, interactions: a.csv, filterz: {}}", "dataset: unknown key 'filterz'; did you mean 'filters'?"),
+        ("{source: csv, interactions: a.csv, items: 3}", "dataset.items: "),
+        ("{source: csv, interactions: a.csv, filters: {min_user: 1}}", "dataset.filters: unknown key 'min_user'"),
+    ],
+)
+def test_a_fault_of_a_source_has_the_key_that_stands_in_the_file(tmp_path: Path, block: str, expected: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(f"name: x\ndataset: {block}\nmodels: {{p: {{class: baselines.popularity.Popularity}}}}\n")
+    with pytest.raises(InputError) as caught:
+        Experiment.load(path)
+    assert str(caught.value).startswith(f"{path}:2: {expected}")
 
 
 def test_language_models_refuse_what_would_change_nothing(tiny_experiment: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from string import Formatter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -135,6 +135,8 @@ class DatasetConfig(_Strict):
     """A source (its settings stand beside ``source``), the filters applied to it, vectors of its items, and columns
     written besides.
     """
+
+    flattened: ClassVar[str] = "source"  # its keys stand beside it in the file
 
     source: Source
     filters: Filters = Filters()

@@ -120,8 +120,10 @@ def test_a_domain_is_a_source(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="at least 2"):
         Joined(domains={"boats": write_domain(tmp_path, "boats")})
     block = write_domain(tmp_path, "boats")
-    with pytest.raises(ValidationError):
-        Joined(domains={"boats": block, "cars": {**block, "sauce": 1}})
+    with pytest.raises(ValidationError, match="cars: unknown key 'userz'; did you mean 'users'"):
+        Joined(domains={"boats": block, "cars": {**block, "userz": 1}})
+    with pytest.raises(ValidationError, match="cars: unknown source 'cvs'; did you mean 'csv'"):
+        Joined(domains={"boats": block, "cars": "cvs"})
     with pytest.raises(ValidationError, match="no '/'"):
         Joined(domains={"boats": block, "a/b": block})
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from benchmark.data.schema import DOMAIN, ITEM, ITEM_ID, PART, RATING, TIMESTAMP, USER, USER_ID, Dataset
 from benchmark.data.sources.canonical import canonical
 from benchmark.errors import InputError
+from benchmark.validation import describe
 
 
 class Joined(BaseModel):
@@ -28,7 +29,7 @@ class Joined(BaseModel):
 
     @field_validator("domains")
     @classmethod
-    def _are_sources(cls, domains: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _are_sources(cls, domains: dict[str, Any]) -> dict[str, Any]:
         from benchmark.data.sources import Source  # which this is one of
 
         out = {}
@@ -36,7 +37,10 @@ class Joined(BaseModel):
             if not name or "/" in name:
                 raise ValueError(f"domain '{name}': a name has letters, and no '/', which stands behind it in ids")
             block = {"source": told} if isinstance(told, str) else told
-            out[name] = TypeAdapter[Any](Source).validate_python(block)
+            try:
+                out[name] = TypeAdapter[Any](Source).validate_python(block)
+            except ValidationError as error:
+                raise ValueError(describe(error, Source, name)) from None
             if isinstance(out[name], Joined):
                 raise ValueError(f"domain '{name}': joined itself; name its domains here")
         return out
