@@ -13,7 +13,7 @@ from benchmark.errors import nearest
 
 def describe(
     error: ValidationError,
-    model: type[BaseModel],
+    model: Any,
     where: str = "",
     locate: Callable[[tuple[Any, ...]], str] | None = None,
 ) -> str:
@@ -21,7 +21,7 @@ def describe(
 
     Args:
         error: what pydantic raised.
-        model: the model that was validated.
+        model: the model, or union of models, that was validated.
         where: key path of the model in the experiment file.
         locate: gives ``"file:line: "`` for a location.
     """
@@ -45,6 +45,10 @@ def describe(
         options = str(fault["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
         hint = nearest(str(found), options).partition("; known")[0]
         text = f"found {found!r}, expected one of {', '.join(options)}{hint}"
+    elif fault["type"] in ("too_short", "too_long"):
+        few, n = fault["type"] == "too_short", int(fault["ctx"]["actual_length"] or 0)
+        bound = f"at least {fault['ctx']['min_length']}" if few else f"at most {fault['ctx']['max_length']}"
+        text = f"found {n} {'entry' if n == 1 else 'entries'}, expected {bound}"
     elif fault["type"] == "value_error":
         text = str(fault["ctx"]["error"])
     else:
@@ -55,11 +59,13 @@ def describe(
     return f"{prefix}{key}: {text}{more}" if key else f"{prefix}{text}{more}"
 
 
-def _walk(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[list[str], str, list[Any]]:
+def _walk(model: Any, loc: tuple[Any, ...]) -> tuple[list[str], str, list[Any]]:
     """Return (valid names where ``loc`` ends, name of the model there, the keys of ``loc`` without union tags)."""
     keys: list[Any] = []
     at: Any = model
-    owner: type[BaseModel] = model
+    owner: Any = model
+    # where a block's keys stand one higher in the file, and beside which others
+    beside: tuple[int, list[str]] | None = None
     for part in loc:
         options = _options(at)
         fields = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
@@ -69,6 +75,8 @@ def _walk(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[list[str], str,
             continue
         if fields:
             owner = fields[0]
+            if part == getattr(owner, "flattened", None):
+                beside = len(keys), [f.alias or n for n, f in owner.model_fields.items()]
             keys.append(part)
             named = {f.alias or n: f.annotation for n, f in owner.model_fields.items()}
             at = named.get(str(part))
@@ -76,7 +84,11 @@ def _walk(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[list[str], str,
         keys.append(part)
         inner = [get_args(o)[-1 if get_origin(o) is dict else 0] for o in options if get_args(o)]
         at = inner[0] if inner else None
-    names = [f.alias or n for n, f in owner.model_fields.items()] if isinstance(owner, type) else []
+    known = isinstance(owner, type) and issubclass(owner, BaseModel)
+    names = [f.alias or n for n, f in owner.model_fields.items()] if known else []
+    if beside is not None and len(keys) > beside[0] + 1:
+        del keys[beside[0]]
+        names += beside[1] if len(keys) == beside[0] + 1 else []
     return names, getattr(owner, "__name__", ""), keys
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 from benchmark.data.budget import few_shot
 from benchmark.errors import InputError
 from benchmark.experiment import Experiment, load_all
+from benchmark.experiment.presentation import MEASURED
 from benchmark.experiment.spec import COLD
 from benchmark.runs.execute import run_key
 from benchmark.runs.run import prepare
+from tests.test_cli import levelfield
 
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").rglob("*.yaml"))
 
@@ -83,6 +86,7 @@ def test_numbers_in_scientific_notation_are_numbers(tiny_experiment: Path) -> No
         ("kind: temporal", "kind: temporel", "experiment.yaml:7: task.split: unknown kind 'temporel'; did you mean"),
         ("valid: 0.2", "valid: 1.2", "experiment.yaml:7: task.split.valid"),
         ("source: csv", "source: cvs", "experiment.yaml:3: dataset.source: unknown source 'cvs'; did you mean 'csv'?"),
+        ("seeds: [0, 1]", "seeds: []", "seeds: found 0 entries, expected at least 1"),
         (
             "  metrics:",
             "  history_holds: likes\n  metrics:",
@@ -152,6 +156,32 @@ def test_a_fault_gets_one_line_with_file_line_key_and_nearest_name(
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        (
+            "{source: joined, domains: {boats: movielens-100k}}",
+            "dataset.domains: found 1 entry, expected at least 2",
+        ),
+        (
+            "{source: joined, domains: {boats: movielens-100k, cars: {source: csv, interaction: a.csv}}}",
+            "dataset.domains: cars: unknown key 'interaction'; did you mean 'interactions'?",
+        ),
+        ("{source: joined}", "dataset.domains: required, and not there"),
+        ("{source: csv, interactions: a.csv, itemz: a.csv}", "dataset: unknown key 'itemz'; did you mean 'items'?"),
+        ("{source: csv, interactions: a.csv, filterz: {}}", "dataset: unknown key 'filterz'; did you mean 'filters'?"),
+        ("{source: csv, interactions: a.csv, items: 3}", "dataset.items: "),
+        ("{source: csv, interactions: a.csv, filters: {min_user: 1}}", "dataset.filters: unknown key 'min_user'"),
+    ],
+)
+def test_a_fault_of_a_source_has_the_key_that_stands_in_the_file(tmp_path: Path, block: str, expected: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(f"name: x\ndataset: {block}\nmodels: {{p: {{class: baselines.popularity.Popularity}}}}\n")
+    with pytest.raises(InputError) as caught:
+        Experiment.load(path)
+    assert str(caught.value).startswith(f"{path}:2: {expected}")
+
+
 def test_language_models_refuse_what_would_change_nothing(tiny_experiment: Path) -> None:
     for path, setting, said in (
         ("two_tower.TwoTower", "negative_sampling: popularity", "has no negatives drawn so"),
@@ -177,6 +207,32 @@ def test_a_model_that_cannot_do_the_task_is_left_out_and_says_why(tiny_experimen
     alone = experiment.model_copy(update={"models": {"ease": experiment.models["ease"]}})
     with pytest.raises(InputError, match=r"models\.ease: EASE cannot do a preference task with these settings"):
         alone.specs()
+
+
+def test_a_misspelt_measured_number_is_said_before_anything_runs(tiny_experiment: Path, tmp_path: Path) -> None:
+    wanted = "report={measured: [base_kll, size_mb], tradeoff: {measured: base_ckaa}}"
+    done = levelfield("run", tiny_experiment, "--dry-run", wanted, "--runs", tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    expected = "report.measured: no model that is shipped measures 'base_kll'; did you mean 'base_kl'? (one of your own"
+    assert expected in said
+    assert "report.tradeoff.measured: no model that is shipped measures 'base_ckaa'; did you mean 'base_cka'?" in said
+    assert "size_mb" not in said
+    report = Experiment.load(tiny_experiment, [wanted]).report
+    assert len(report.doubtful(["base_kll"])) == 1, "a model of one's own has been run"
+
+
+def test_every_number_that_shipped_models_report_is_known() -> None:
+    found = set()
+    root = Path(__file__).parents[1]
+    for path in [*(root / "benchmark" / "llm").rglob("*.py"), *(root / "baselines").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name in ("report", "measure", "_of_language_model"):
+                keys = [key for one in ast.walk(node) if isinstance(one, ast.Dict) for key in one.keys]
+                found |= {key.value for key in keys if isinstance(key, ast.Constant)}
+    assert len(found) > 15
+    assert found <= set(MEASURED)
+    assert not [line for path in EXPERIMENTS for one in load_all(path) for line in one.report.doubtful()]
 
 
 def test_what_is_said_of_the_report_changes_no_run(tiny_experiment: Path) -> None:

@@ -17,13 +17,14 @@ from benchmark.audit.memory import memory
 from benchmark.audit.popularity import popularity
 from benchmark.audit.power import power
 from benchmark.audit.prompts import prompts
+from benchmark.audit.written import written
 from benchmark.experiment import Experiment
 from benchmark.runs.execute import PreparedData
 from benchmark.runs.outcomes import Outcomes, read
 from benchmark.runs.record import RunRecord, RunStore
 
 CHECKS = (
-    *(histories, training, prompts, pairs, items, users, cold, candidates),
+    *(histories, training, written, prompts, pairs, items, users, cold, candidates),
     *(power, popularity, budget, trivial),
 )
 

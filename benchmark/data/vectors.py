@@ -17,6 +17,8 @@ from benchmark.data.sources.downloads import ROOT
 from benchmark.data.sources.files import UNREADABLE, existing, unreadable
 from benchmark.errors import InputError, nearest
 
+_MAGIC = b"\x93NUMPY"  # what a .npy file begins with
+
 
 class VectorFile(BaseModel):
     """One modality: a file with a vector for each item, or for some; the others get zeros.
@@ -135,9 +137,17 @@ def _located(path: Path, made_by: str | None = None) -> Path:
 
 def _array(path: Path) -> np.ndarray:
     try:
+        with path.open("rb") as file:
+            start = file.read(len(_MAGIC))
+        if start != _MAGIC:
+            raise InputError(f"{path}: no .npy file, expected what numpy.save writes of (items, d) numbers")
         values = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path}: no .npy file of numbers ({str(error).splitlines()[0]})") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, EOFError) as error:  # numpy's own words advise what is unsafe
+        if "Object arrays" in str(error):
+            raise InputError(f"{path}: holds Python objects, expected an array of numbers") from None
+        raise InputError(f"{path}: a damaged .npy file, expected a whole one: write it again") from None
     if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.shape[1]:
         raise InputError(f"{path}: found {values.dtype} {values.shape}, expected numbers of shape (items, d)")
     return values.astype(np.float32)

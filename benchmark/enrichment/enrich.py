@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,27 +61,32 @@ def enrich(
 
     Raises:
         InputError: an unknown field, a column that is there already, a writer that fails (it says how many texts are
-            kept), or texts that are missing although nothing is to be written.
+            kept), a column of empty texts alone, or texts that are missing although nothing is to be written.
     """
-    _check(columns, split)
+    writers = _check(columns, split)
     cache, console = TextCache(folder), console or Console(quiet=True)
+    unchecked = list(columns)
     missing: dict[str, int] = {}
     steps: list[Step] = []
     for name, settings in columns.items():
-        try:
+        with _about(name):
             prompts = prompts_of(settings, split)
-            writer = writer_of(settings)
-            identity = writer.identity()
+            identity = writers[name].identity()
             keys = {prompt: key_of(identity, prompt) for prompt in prompts if prompt}
             kept = cache.get(keys.values())
-            before = set(kept)
-            if len(kept) < len(keys):
-                if write:
-                    kept = _written(name, writer, keys, cache, folder, console)
-                else:
-                    missing[name] = len(keys) - len(kept)
-        except InputError as error:
-            raise InputError(f"dataset.enrich.{name}: {error}") from None
+        before = set(kept)
+        if len(kept) < len(keys) and not write:
+            missing[name] = len(keys) - len(kept)
+        elif len(kept) < len(keys):
+            while unchecked:  # all that may have to write, before the first does
+                with _about(later := unchecked.pop(0)):
+                    writers[later].check()
+            with _about(name):
+                kept = _written(name, writers[name], keys, cache, folder, console)
+        if name in unchecked:
+            unchecked.remove(name)
+        if kept and len(kept) == len(keys) and not any(answer.text for answer in kept.values()):
+            raise InputError(f"dataset.enrich.{name}: {_nothing(settings, kept.values())}")
         found = [kept.get(keys[prompt]) if prompt else None for prompt in prompts]
         texts = pl.Series(name, [(one.text or None) if one else None for one in found], dtype=pl.String)
         table = getattr(split, settings.of).with_columns(texts)
@@ -100,8 +106,18 @@ def enrich(
     return Enriched(dataset, split, _fingerprint(dataset, split, columns))
 
 
-def _check(columns: Mapping[str, Enrichment], split: SplitData) -> None:
-    """Check every column before the first text is paid."""
+@contextmanager
+def _about(name: str) -> Iterator[None]:
+    """Say of an error which column it is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"dataset.enrich.{name}: {error}") from None
+
+
+def _check(columns: Mapping[str, Enrichment], split: SplitData) -> dict[str, Writer]:
+    """Check what every column reads, before the first text is paid; return who writes it."""
+    writers: dict[str, Writer] = {}
     there = {"items": split.items.columns, "users": split.users.columns}
     for name, settings in columns.items():
         mine = there[settings.of]
@@ -112,6 +128,9 @@ def _check(columns: Mapping[str, Enrichment], split: SplitData) -> None:
         except InputError as error:
             raise InputError(f"dataset.enrich.{name}.{error}") from None
         there[settings.of] = [*mine, name]
+        with _about(name):
+            writers[name] = writer_of(settings)
+    return writers
 
 
 def _written(
@@ -146,11 +165,31 @@ def _written(
 
 
 def _note(settings: Enrichment, kept: Mapping[str, Answer], before: set[str]) -> str:
-    """Return what the texts of a column cost in all, and how much of it now."""
+    """Return what the texts of a column cost in all, how much of it now, and how many came to nothing."""
     new = [answer for key, answer in kept.items() if key not in before]
     who = settings.rewrite or settings.model
     now = f"; of these now: {len(new):,}{_spent(settings, new) if new else ''}"
-    return f"{len(kept):,} texts by {who}{_spent(settings, kept.values())}{now}"
+    empty = sum(not answer.text for answer in kept.values())
+    faults = [f"empty: {empty:,}" if empty else "", _cut(settings, kept.values())]
+    told = "".join(f"; {fault}" for fault in faults if fault)
+    return f"{len(kept):,} texts by {who}{_spent(settings, kept.values())}{now}{told}"
+
+
+def _nothing(settings: Enrichment, answers: Collection[Answer]) -> str:
+    """Return what is said of a column that holds no text at all, although all were asked for."""
+    found = f"all {len(answers):,} texts by {settings.rewrite or settings.model} are empty"
+    if settings.rewrite is not None:
+        return f"{found}, expected some words"
+    cut = _cut(settings, answers)
+    told = f" ({cut})" if cut else ""
+    return f"{found}{told}, expected some words; they are kept, and another max_tokens, prompt or seed asks anew"
+
+
+def _cut(settings: Enrichment, answers: Collection[Answer]) -> str:
+    """Return how many answers end where no more may be said, "" where none does."""
+    n = sum(answer.cut for answer in answers)
+    limit = "the endpoint's limit" if settings.max_tokens is None else f"max_tokens {settings.max_tokens:,}"
+    return f"cut off at {limit}: {n:,}" if n else ""
 
 
 def _spent(settings: Enrichment, answers: Collection[Answer]) -> str:

@@ -71,6 +71,10 @@ def back_translation(texts: list[str], models: list[str], max_tokens: int = 64) 
     """
     if len(models) != 2:
         raise InputError(f"back_translation: models: found {len(models)}, expected two: there, and back")
+    if not texts:  # the arguments alone are asked about
+        for name in models:
+            _translator(name, max_tokens).check()
+        return []
     for name in models:
         translated = dict(_translator(name, max_tokens).write(texts))
         texts = [translated[i].text for i in range(len(texts))]

@@ -18,7 +18,7 @@ from benchmark.data.sources.files import content_hash
 from benchmark.enrichment.cache import Answer
 from benchmark.errors import InputError, missing_extra, nearest
 from benchmark.experiment.settings import Enrichment
-from benchmark.llm.locate import expanded
+from benchmark.llm.locate import expanded, resolve
 
 _BATCH = 32  # prompts that a local model reads at once
 _CHUNK = 256  # texts that a function rewrites at once; what it returned is kept before the next ones
@@ -30,6 +30,13 @@ class Writer(Protocol):
 
     def identity(self) -> dict[str, Any]:
         """Return what, with a prompt, decides the text: the model, its settings and seed."""
+
+    def check(self) -> None:
+        """Look, before anything is written, at what can be looked at without writing.
+
+        Raises:
+            InputError: the writer cannot be had.
+        """
 
     def write(self, prompts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
         """Yield (position of the prompt, its answer) as they come, in any order.
@@ -46,6 +53,7 @@ def writer_of(enrichment: Enrichment) -> Writer:
     if enrichment.endpoint is not None:
         return Endpoint(enrichment)
     assert enrichment.model is not None
+    assert enrichment.max_tokens is not None
     return LocalModel(enrichment.model, enrichment.max_tokens, enrichment.temperature, enrichment.seed)
 
 
@@ -83,6 +91,9 @@ class LocalModel:
     def identity(self) -> dict[str, Any]:
         settings = {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed}
         return {"model": content_of(self.name), **settings}
+
+    def check(self) -> None:
+        resolve(self.name)
 
     def load(self) -> Any:
         """Return the language model, loaded once.
@@ -156,7 +167,7 @@ class LocalModel:
         for one, row in zip(tokens, new.tolist(), strict=True):
             end = next((place for place, token in enumerate(row) if token in ends), len(row))
             text = tokenizer.decode(row[:end], skip_special_tokens=True).strip()
-            out.append(Answer(text, len(one), min(end + 1, len(row))))
+            out.append(Answer(text, len(one), min(end + 1, len(row)), cut=end == len(row)))
         return out
 
 
@@ -182,28 +193,32 @@ class Endpoint:
             "parameters": asked.parameters,
         }
 
-    def write(self, prompts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
+    def check(self) -> None:
         try:
-            from openai import OpenAI, OpenAIError
+            import openai  # noqa: F401
         except ImportError as error:
             raise missing_extra("openai", "enrich") from error
+
+    def write(self, prompts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
+        self.check()
+        from openai import OpenAI, OpenAIError, omit
+
         asked = self.settings
         client = OpenAI(
             base_url=asked.endpoint, api_key=os.environ.get("OPENAI_API_KEY") or "none", max_retries=asked.retries
         )
 
         def ask(prompt: str) -> Answer:
-            said = client.chat.completions.create(
+            # as it came: the client takes whatever a server says with status 200 for a completion
+            said = client.chat.completions.with_raw_response.create(
                 model=asked.model or "",
                 messages=[{"role": "user", "content": prompt}],
-                max_tokens=asked.max_tokens,
+                max_tokens=omit if asked.max_tokens is None else asked.max_tokens,
                 temperature=asked.temperature,
                 seed=asked.seed,
                 extra_body=asked.parameters or None,
             )
-            usage = said.usage
-            tokens = (usage.prompt_tokens, usage.completion_tokens) if usage is not None else (0, 0)
-            return Answer((said.choices[0].message.content or "").strip(), *tokens)
+            return self._answer(said.text)
 
         waiting = iter(enumerate(prompts))
         running: dict[Future[Answer], int] = {}
@@ -236,6 +251,31 @@ class Endpoint:
         assert failure is not None
         raise failure
 
+    def _answer(self, body: str) -> Answer:
+        """Return what the body of a chat completion says.
+
+        Raises:
+            InputError: it is something else.
+        """
+        try:
+            said = json.loads(body)
+            choice, usage = said["choices"][0], said.get("usage") or {}
+            text = (choice["message"].get("content") or "").strip()
+            read, wrote = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+            return Answer(text, read, wrote, cut=choice.get("finish_reason") == "length")
+        except (ValueError, TypeError, LookupError, AttributeError):
+            came = self._short(body, 150) or "nothing"
+            raise InputError(
+                f"endpoint {self.settings.endpoint} answers 200 with {came}, expected a chat completion; does the URL "
+                "end in /v1?"
+            ) from None
+
+    def _short(self, text: str, most: int) -> str:
+        """Return the first words of a text in one line, without the key."""
+        if key := os.environ.get("OPENAI_API_KEY"):
+            text = text.replace(key, "...")
+        return " ".join(text.split())[:most]
+
     def _said(self, error: Exception) -> InputError:
         """Return the client's error as one line, without the key."""
         import openai
@@ -250,14 +290,13 @@ class Endpoint:
             state = "is not accepted" if os.environ.get("OPENAI_API_KEY") else "is not set"
             return InputError(f"{where} asks for a key, and the environment variable OPENAI_API_KEY {state}")
         code = f" {error.status_code}" if isinstance(error, openai.APIStatusError) else ""
-        text = " ".join(str(error).split())[:300]
-        if key := os.environ.get("OPENAI_API_KEY"):
-            text = text.replace(key, "...")
-        return InputError(f"{where} answers{code}: {text}")
+        return InputError(f"{where} answers{code}: {self._short(str(error), 300)}")
 
 
 class Rewriter:
     """A function list[str] -> list[str], named by its path; one text's rewriting must not depend on the others.
+
+    It is given no texts at all first, so that it can say what is wrong with its arguments before anything is paid.
 
     Args:
         path: ``package.module.function``.
@@ -279,6 +318,14 @@ class Rewriter:
         source = inspect.getsourcefile(inspect.unwrap(self.function))
         code = content_hash(Path(source)) if source and Path(source).is_file() else ""
         return {"rewrite": self.path, "code": code, "arguments": _contents(self.arguments)}
+
+    def check(self) -> None:
+        try:
+            self.function([], **self.arguments)
+        except InputError:
+            raise
+        except Exception:  # one of the user's may need texts; what is wrong with it is said when it has some
+            return
 
     def write(self, prompts: Sequence[str]) -> Iterator[tuple[int, Answer]]:
         for start in range(0, len(prompts), _CHUNK):

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator
 
+from benchmark.errors import nearest
+
+# what models that are shipped say of themselves; one's own may say anything
+MEASURED = (
+    *("size_mb", "layers", "temperature", "a", "b", "adalora_mean_rank"),
+    *("training_tokens", "padding_share", "prompts_cut_share", "history_items_cut_a_prompt"),
+    *("encode_ms", "item_texts_cut_share", "popularity_weight", "decay", "base_cka", "neighbour_overlap"),
+    *("base_kl", "base_perplexity", "tuned_perplexity", "corpus_perplexity", "corpus_base_perplexity"),
+    *("next_token_agreement", "distinct_1", "distinct_2", "distinct_3", "repetition_4"),
+    *("base_distinct_1", "base_distinct_2", "base_distinct_3", "base_repetition_4"),
+)
 Cost = Literal["train_seconds", "ms_per_user", "trainable_parameters", "peak_memory", "energy_wh"]
 
 
@@ -59,6 +71,17 @@ class Report(_Strict):
     user_groups: tuple[str, ...] | None = Field(
         None, description="Columns of the users table to part them by; all with few values when left out."
     )
+
+    def doubtful(self, found: Iterable[str] = ()) -> list[str]:
+        """Return a line for each measured number that no shipped model has, and that is not among those ``found``."""
+        asked = [("measured", name) for name in self.measured]
+        asked += [("tradeoff.measured", self.tradeoff.measured)] if self.tradeoff else []
+        known = {*MEASURED, *found}
+        return [
+            f"report.{key}: no model that is shipped measures '{name}'{nearest(name, known)} (one of your own may)"
+            for key, name in asked
+            if name not in known
+        ]
 
     @field_validator("costs", "measured")
     @classmethod

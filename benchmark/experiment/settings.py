@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from string import Formatter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -80,7 +80,9 @@ class Enrichment(_Strict):
     model: str | None = Field(None, description="Hub name or folder; with an endpoint, what it calls the model.")
     endpoint: str | None = Field(None, description="Base URL of a server that speaks OpenAI's chat completions.")
     history: int = Field(10, ge=1, description="Newest training interactions that {history} holds.")
-    max_tokens: int = Field(64, ge=1, description="Longest text.")
+    max_tokens: int | None = Field(
+        64, ge=1, description="Longest text; null is left out of what an endpoint is asked, whose own limit holds."
+    )
     temperature: float = Field(0.0, ge=0)
     seed: int = Field(0, ge=0)
     parameters: dict[str, Any] = Field(default_factory=dict, description="Sent to the endpoint as they are.")
@@ -118,6 +120,8 @@ class Enrichment(_Strict):
             raise ValueError("endpoint: holds a name or password; a key is read from OPENAI_API_KEY alone")
         if self.endpoint is None and (self.price is not None or self.parameters):
             raise ValueError("price and parameters go with an endpoint")
+        if self.endpoint is None and self.max_tokens is None:
+            raise ValueError("max_tokens: null goes with an endpoint; a local model needs a longest text, such as 64")
         try:
             fields = self.fields
         except ValueError as error:
@@ -131,6 +135,8 @@ class DatasetConfig(_Strict):
     """A source (its settings stand beside ``source``), the filters applied to it, vectors of its items, and columns
     written besides.
     """
+
+    flattened: ClassVar[str] = "source"  # its keys stand beside it in the file
 
     source: Source
     filters: Filters = Filters()

@@ -117,6 +117,9 @@ def show_plan(experiment: Experiment, planned: Sequence[Planned], expected: dict
         if not mine:
             table.add_row(label, experiment.models[label].class_path, "", unable.get(label, ""), "")
     console.print(table, highlight=False)
+    found = {name for p in planned if p.record is not None for name in p.record.model_report}
+    for line in experiment.report.doubtful(found):
+        console.print(line, style="yellow", highlight=False)
     todo = [p for p in planned if p.state in ("to do", "to continue")]
     seconds = [expected.get(p.spec.label) for p in todo]
     known = [s for s in seconds if s is not None]

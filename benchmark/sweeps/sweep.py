@@ -75,6 +75,8 @@ def show_plan(experiment: Experiment, checked: dict[str, Space], console: Consol
         size = len(space.grid()) if sweep.sampler == "grid" else n
         table.add_row(label, str(n) if n >= size else f"{n}, the first of {size}", ranges, first)
     console.print(table, highlight=False)
+    for line in experiment.report.doubtful():
+        console.print(line, style="yellow", highlight=False)
     others = len(experiment.models) - len(checked)
     finals = len(experiment.models) * len(experiment.seeds)
     console.print(

@@ -84,13 +84,22 @@ def _nan(values: np.ndarray) -> np.ndarray:
     return values
 
 
+def _cut(path: Path, size: int) -> None:
+    np.save(path, VALUES)
+    path.write_bytes(path.read_bytes()[:size])
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
         (lambda p: np.save(p / "v.npy", VALUES[:70]), "v.npy: found 70 rows, expected 80, one for each item of plan"),
         (lambda p: np.save(p / "v.npy", VALUES[0]), "found float32 (5,), expected numbers of shape (items, d)"),
-        (lambda p: np.save(p / "v.npy", np.array([{}])), "v.npy: no .npy file of numbers (Object arrays cannot be"),
-        (lambda p: (p / "v.npy").write_text("1 2 3"), "v.npy: no .npy file of numbers"),
+        (lambda p: np.save(p / "v.npy", np.array([{}])), "v.npy: holds Python objects, expected an array of numbers"),
+        (lambda p: (p / "v.npy").write_text("1 2 3"), "v.npy: no .npy file, expected what numpy.save writes"),
+        (lambda p: (p / "v.npy").write_text(""), "v.npy: no .npy file, expected what numpy.save writes"),
+        (lambda p: (p / "v.npy").write_bytes(b"PK\x03\x04 of numpy.savez"), "v.npy: no .npy file, expected what"),
+        (lambda p: _cut(p / "v.npy", 200), "v.npy: a damaged .npy file, expected a whole one: write it again"),
+        (lambda p: _cut(p / "v.npy", 20), "v.npy: a damaged .npy file, expected a whole one: write it again"),
         (lambda p: np.save(p / "v.npy", _nan(VALUES.copy())), "row 5 holds a NaN or an infinite number"),
         (lambda p: parquet(p / "v.parquet", ["i0000", "x1"], [[1.0], [2.0]]), "1 of 2 ids are no items of planted"),
         (lambda p: parquet(p / "v.parquet", NAMES[:2], [[1.0], [2.0, 3.0]]), "row 2 has 2 numbers, expected 1"),
@@ -112,6 +121,7 @@ def test_a_faulty_file_gets_one_line(tmp_path: Path, make: Callable[[Path], Any]
     assert str(caught.value).startswith("dataset.vectors.image: ")
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "pickle" not in str(caught.value)
 
 
 def test_ids_that_do_not_match_and_files_that_are_not_there(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ class Server:
         requests: their bodies, and keys their Authorization headers.
         behave: takes the number of the request, from 0; None answers, a number is the status that is returned, "hold"
             keeps the request without an answer until ``release`` is called, "drop" closes the connection.
+        body: takes a prompt and gives what is answered with status 200: JSON, or a page as a string.
     """
 
     def __init__(self) -> None:
@@ -28,6 +29,7 @@ class Server:
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.behave: Callable[[int], int | str | None] = lambda number: None
+        self.body: Callable[[str], Any] = completion
         self.at_once = self.most_at_once = 0
         self.slowness = 0.0
         self._lock, self._released = threading.Lock(), threading.Event()
@@ -83,13 +85,14 @@ class Server:
                 request.close_connection = True
                 return
             time.sleep(self.slowness)
-            said = {"error": {"message": f"no\nluck with {self.keys[-1]}"}} if how else completion(prompt)
-            content = json.dumps(said).encode()
+            said = {"error": {"message": f"no\nluck with {self.keys[-1]}"}} if how else self.body(prompt)
+            page = isinstance(said, str)
+            content = (said if page else json.dumps(said)).encode()
             if not how:
                 with self._lock:
                     self.answered[prompt] += 1
             request.send_response(how if isinstance(how, int) else 200)
-            request.send_header("Content-Type", "application/json")
+            request.send_header("Content-Type", "text/html" if page else "application/json")
             request.send_header("Content-Length", str(len(content)))
             request.end_headers()
             request.wfile.write(content)
@@ -98,14 +101,15 @@ class Server:
                 self.at_once -= 1
 
 
-def completion(prompt: str) -> dict[str, Any]:
-    text = prompt.upper()
+def completion(prompt: str, text: str | None = None, reason: str = "stop") -> dict[str, Any]:
+    """Return an answer: the prompt in upper case, or ``text``, with the reason why it ends."""
+    text = prompt.upper() if text is None else text
     return {
         "id": "x",
         "object": "chat.completion",
         "created": 0,
         "model": "loud",
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+        "choices": [{"index": 0, "finish_reason": reason, "message": {"role": "assistant", "content": text}}],
         "usage": {
             "prompt_tokens": len(prompt.split()),
             "completion_tokens": 2 * len(text.split()),

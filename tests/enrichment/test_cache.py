@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,16 @@ def test_what_is_put_is_there_for_another_process(tmp_path: Path) -> None:
     cache.put("a", Answer("another film", 3, 2))  # the first one stays
     other = TextCache(tmp_path / "texts")
     assert other.get(["a", "b"]) == {"a": Answer("a film", 3, 2)}
+
+
+def test_texts_of_a_file_that_says_nothing_of_cut_ones_are_kept(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / FILE)) as database, database:
+        columns = "key TEXT PRIMARY KEY, text TEXT, tokens_in INTEGER, tokens_out INTEGER"
+        database.execute(f"CREATE TABLE answers ({columns}) WITHOUT ROWID")
+        database.execute("INSERT INTO answers VALUES ('a', 'a film', 3, 2)")
+    assert TextCache(tmp_path).get(["a"]) == {"a": Answer("a film", 3, 2)}
+    TextCache(tmp_path).put("b", Answer("a fi", 3, 1, cut=True))
+    assert TextCache(tmp_path).get("ab") == {"a": Answer("a film", 3, 2), "b": Answer("a fi", 3, 1, cut=True)}
 
 
 def test_many_keys_and_many_writers(tmp_path: Path) -> None:

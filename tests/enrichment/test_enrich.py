@@ -21,7 +21,7 @@ from benchmark.errors import InputError
 from benchmark.experiment import Experiment, load_all
 from benchmark.runs.record import RunStore
 from benchmark.runs.run import prepare, run
-from tests.enrichment.server import Server
+from tests.enrichment.server import Server, completion
 from tests.test_cli import levelfield
 
 PRICE = {"input": 1000.0, "output": 2000.0}
@@ -264,10 +264,78 @@ def test_what_the_data_lacks_is_said_before_anything_is_paid(
     with pytest.raises(InputError) as caught:
         prepare(Experiment.load(path), tmp_path / "runs")
     assert str(caught.value).startswith(said)
-    if "titel" in said:
-        assert not server.requests
+    assert not server.requests
     with pytest.raises(InputError, match=r"dataset.enrich.title: the table of items has such a column"):
         prepare(Experiment.load(file(title=described(server))), tmp_path / "runs")
+
+
+def test_empty_and_cut_texts_are_counted(server: Server, file: Callable[..., Path], tmp_path: Path) -> None:
+    def body(prompt: str) -> dict[str, Any]:
+        number = server.asked.total()
+        return completion(prompt, "" if number <= 3 else None, "length" if number in (3, 4) else "stop")
+
+    server.body = body
+    path = file(description=described(server, concurrency=1))
+    for now in ("; of these now: 40, ", "; of these now: 0; "):
+        done = levelfield("prepare", path, "--runs", tmp_path / "runs")
+        assert done.returncode == 0, done.stderr
+        told = " ".join(done.stdout.split())
+        note = prepare(Experiment.load(path), tmp_path / "runs").dataset.steps[-1].note
+        assert note.endswith("; empty: 3; cut off at max_tokens 64: 2")
+        if "40" in now:
+            assert "; empty: 3; cut off at max_tokens 64: 2" in told
+            assert now in told
+    assert len(server.requests) == 40
+
+
+def test_a_column_without_any_text_is_refused_and_not_asked_for_again(
+    server: Server, file: Callable[..., Path], tmp_path: Path
+) -> None:
+    server.body = lambda prompt: completion(prompt, "", "length")
+    path = file(description=described(server))
+    for _ in range(2):
+        done = levelfield("prepare", path, "--runs", tmp_path / "runs")
+        assert done.returncode == 2
+        assert done.stderr == (
+            "levelfield: dataset.enrich.description: all 40 texts by loud are empty (cut off at max_tokens 64: 40), "
+            "expected some words; they are kept, and another max_tokens, prompt or seed asks anew\n"
+        )
+    assert len(server.requests) == 40
+    server.body = completion
+    prepare(Experiment.load(path, ["dataset.enrich.description.max_tokens=null"]), tmp_path / "runs")
+    assert len(server.requests) == 80
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        (
+            {"rewrite": "benchmark.enrichment.rewrites.back_translation", "arguments": {"models": ["one"]}},
+            "back_translation: models: found 1, expected two: there, and back",
+        ),
+        (
+            {"rewrite": "benchmark.enrichment.rewrites.back_translation", "arguments": {"models": ["./no", "./nope"]}},
+            "backbone './no': there is no such folder",
+        ),
+        (
+            {"rewrite": "benchmark.enrichment.rewrites.synonyms", "arguments": {"file": "nowhere.json"}},
+            "synonyms: nowhere.json: cannot be read",
+        ),
+        ({"rewrite": "benchmark.enrichment.rewrites.nothing"}, "has no function 'nothing'"),
+        ({"prompt": "{first}", "model": "./no"}, "backbone './no': there is no such folder"),
+        ({"prompt": "{first}", "model": "$NOWHERE_AT_ALL/m"}, "the environment variable NOWHERE_AT_ALL is not set"),
+    ],
+)
+def test_a_broken_second_column_is_said_before_the_first_is_paid(
+    server: Server, file: Callable[..., Path], tmp_path: Path, second: dict[str, Any], said: str
+) -> None:
+    if "rewrite" in second:
+        second["field"] = "first"
+    path = file(first=described(server), second=second)
+    with pytest.raises(InputError, match=r"^dataset.enrich.second: ") as caught:
+        prepare(Experiment.load(path), tmp_path / "runs")
+    assert said in str(caught.value)
+    assert not server.requests
 
 
 @pytest.mark.parametrize(
@@ -285,6 +353,7 @@ def test_what_the_data_lacks_is_said_before_anything_is_paid(
         ({"prompt": "a film", "model": "m"}, "prompt: names no {field}"),
         ({"prompt": "{title}", "modle": "m"}, "dataset.enrich.new: unknown key 'modle'; did you mean 'model'?"),
         ({"prompt": "{title}", "model": "m", "max_tokens": 0}, "dataset.enrich.new.max_tokens: should be greater"),
+        ({"prompt": "{title}", "model": "m", "max_tokens": None}, "max_tokens: null goes with an endpoint"),
     ],
 )
 def test_a_block_that_cannot_be_is_one_line(file: Callable[..., Path], enrich: dict[str, Any], said: str) -> None:

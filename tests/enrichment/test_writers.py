@@ -13,7 +13,7 @@ from benchmark.enrichment.cache import Answer
 from benchmark.enrichment.writers import Endpoint, LocalModel, content_of
 from benchmark.errors import InputError
 from benchmark.experiment.settings import Enrichment
-from tests.enrichment.server import Server
+from tests.enrichment.server import Server, completion
 from tests.llm.tiny import tiny, tiny_bert
 
 PROMPTS = [f"film {'x ' * (i % 5)}{i}" for i in range(20)]
@@ -37,7 +37,8 @@ def test_the_local_model_writes_what_plain_transformers_writes(stories: str) -> 
         with torch.no_grad():
             written = model.generate(ids, max_new_tokens=24, do_sample=False, pad_token_id=0)
         text = tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True).strip()
-        assert found[i] == Answer(text, ids.shape[1], written.shape[1] - ids.shape[1])
+        n = written.shape[1] - ids.shape[1]
+        assert found[i] == Answer(text, ids.shape[1], n, cut=n == 24)
 
 
 def test_draws_depend_on_the_seed_and_the_prompt_alone(stories: str) -> None:
@@ -174,3 +175,69 @@ def test_the_key_comes_from_the_environment_and_goes_nowhere_else(
         with pytest.raises(InputError, match=said) as caught:
             list(asked.write(PROMPTS[:1]))
         assert "secret" not in str(caught.value)
+
+
+def with_message(**message: Any) -> dict[str, Any]:
+    said = completion("x")
+    said["choices"][0]["message"] = {"role": "assistant", **message}
+    return said
+
+
+@pytest.mark.parametrize(
+    ("body", "came"),
+    [
+        ("<html>\n<body>Welcome to the site</body></html>", "<html> <body>Welcome to the site</body></html>"),
+        ({"error": {"message": "no such\nmodel"}}, '{"error": {"message": "no such\\nmodel"}}'),
+        ({"choices": []}, '{"choices": []}'),
+        ([], "[]"),
+        ("", "nothing"),
+    ],
+)
+def test_an_answer_that_is_no_chat_completion_is_one_line(server: Server, body: Any, came: str) -> None:
+    server.behave = lambda number: None
+    server.body = lambda prompt: completion(prompt) if prompt == PROMPTS[0] else body
+    found: dict[int, Answer] = {}
+    with pytest.raises(InputError) as caught:
+        found.update(endpoint(server, concurrency=1, retries=0).write(PROMPTS))
+    assert str(caught.value) == (
+        f"endpoint {server.url} answers 200 with {came}, expected a chat completion; does the URL end in /v1?"
+    )
+    assert list(found) == [0], "what has been paid is kept"
+    assert len(server.requests) == 2
+
+
+def test_a_long_page_is_told_by_its_first_words_and_never_with_the_key(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    server.body = lambda prompt: "<p>sk-secret</p>" * 100
+    with pytest.raises(InputError, match=r"answers 200 with <p>\.\.\.</p>") as caught:
+        list(endpoint(server, retries=0).write(PROMPTS))
+    assert "secret" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_completion_without_text_or_usage_is_an_empty_answer(server: Server) -> None:
+    bodies = {
+        "none": with_message(content=None) | {"usage": None},
+        "cut": completion("", "a film ab", "length"),
+        "silent": {"choices": [{"finish_reason": "length", "message": {}}]},
+    }
+    server.body = bodies.__getitem__
+    found = dict(endpoint(server).write(list(bodies)))
+    assert found == {0: Answer(""), 1: Answer("a film ab", 0, 6, cut=True), 2: Answer("", cut=True)}
+
+
+def test_a_limit_of_null_is_left_out_of_the_request(server: Server) -> None:
+    list(endpoint(server, max_tokens=None, parameters={"max_completion_tokens": 7}).write(PROMPTS[:1]))
+    list(endpoint(server).write(PROMPTS[:1]))
+    assert "max_tokens" not in server.requests[0]
+    assert server.requests[0]["max_completion_tokens"] == 7
+    assert server.requests[1]["max_tokens"] == 64
+
+
+def test_a_local_text_that_reached_its_limit_is_cut(stories: str) -> None:
+    prompts = ["Once upon a time", "The end."]
+    found = [answer for _, answer in LocalModel(stories, max_tokens=3).write(prompts)]
+    assert [answer.cut for answer in found] == [answer.tokens_out == 3 for answer in found]
+    assert any(answer.cut for answer in found)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from benchmark.data.schema import DOMAIN, ITEM, ITEM_ID, PART, RATING, TIMESTAMP, USER, USER_ID, Dataset
 from benchmark.data.sources.canonical import canonical
 from benchmark.errors import InputError
+from benchmark.validation import describe
 
 
 class Joined(BaseModel):
@@ -28,7 +29,7 @@ class Joined(BaseModel):
 
     @field_validator("domains")
     @classmethod
-    def _are_sources(cls, domains: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _are_sources(cls, domains: dict[str, Any]) -> dict[str, Any]:
         from benchmark.data.sources import Source  # which this is one of
 
         out = {}
@@ -36,7 +37,10 @@ class Joined(BaseModel):
             if not name or "/" in name:
                 raise ValueError(f"domain '{name}': a name has letters, and no '/', which stands behind it in ids")
             block = {"source": told} if isinstance(told, str) else told
-            out[name] = TypeAdapter[Any](Source).validate_python(block)
+            try:
+                out[name] = TypeAdapter[Any](Source).validate_python(block)
+            except ValidationError as error:
+                raise ValueError(describe(error, Source, name)) from None
             if isinstance(out[name], Joined):
                 raise ValueError(f"domain '{name}': joined itself; name its domains here")
         return out
@@ -52,7 +56,8 @@ class Joined(BaseModel):
         """Read and check every domain, and join them.
 
         Raises:
-            InputError: a file that cannot be used, or domains without a text field in common.
+            InputError: a file that cannot be used, domains without a text field in common, or no user in common where
+                they are shared.
         """
         parts = {name: source.load() for name, source in self.domains.items()}
         _check_texts({name: part.items for name, part in parts.items()})
@@ -73,6 +78,9 @@ class Joined(BaseModel):
         users = [part.users if self.shared_users else _named(name, part.users, USER_ID) for name, part in parts.items()]
         people = pl.concat(users, how="diagonal_relaxed").unique(USER_ID, keep="first", maintain_order=True)
         counts = ", ".join(f"{name} {part.interactions.height:,}" for name, part in parts.items())
+        if self.shared_users:
+            both = _in_several({name: _active(part) for name, part in parts.items()})
+            counts += f"; {both:,} of {people.height:,} users are in more than one domain"
         clock: Literal["time", "order"] = "order" if "order" in clocks else "time"
         return canonical("joined", rows, items, people, clock=clock, note=counts)
 
@@ -90,6 +98,27 @@ def _rows(domain: str, part: Dataset, columns: list[str], shared: bool) -> pl.Da
         _named(domain, part.items, ITEM_ID)[ITEM_ID].gather(rows[ITEM]).alias(ITEM_ID),
         *columns,
     )
+
+
+def _active(part: Dataset) -> pl.Series:
+    """Return the ids of the users that did something."""
+    return part.users[USER_ID].gather(part.interactions[USER].unique(maintain_order=True))
+
+
+def _in_several(users: dict[str, pl.Series]) -> int:
+    """Return how many ids stand in more than one domain.
+
+    Raises:
+        InputError: none does.
+    """
+    both = pl.concat(users.values()).value_counts().filter(pl.col("count") > 1).height
+    if not both:
+        (first, one), (second, other) = list(users.items())[:2]
+        raise InputError(
+            f"dataset joined: shared_users: no user is in more than one domain ({first} has ids such as {one[0]}, "
+            f"{second} such as {other[0]}); expected the same id for the same person, or leave shared_users out"
+        )
+    return both
 
 
 def _check_texts(items: dict[str, pl.DataFrame]) -> None:
