@@ -11,7 +11,7 @@ from benchmark.errors import nearest
 
 # what models that are shipped say of themselves; one's own may say anything
 MEASURED = (
-    *("size_mb", "layers", "temperature", "a", "b", "adalora_mean_rank"),
+    *("size_mb", "layers", "temperature", "a", "b", "adalora_mean_rank", "compute_bits"),
     *("training_tokens", "padding_share", "prompts_cut_share", "history_items_cut_a_prompt"),
     *("encode_ms", "item_texts_cut_share", "popularity_weight", "decay", "base_cka", "neighbour_overlap"),
     *("base_kl", "base_perplexity", "tuned_perplexity", "corpus_perplexity", "corpus_base_perplexity"),

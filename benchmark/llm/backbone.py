@@ -164,8 +164,12 @@ class Backbone(nn.Module):
         return adapters.orthogonality(self.model) if self.peft.kind == "adalora" else 0.0
 
     def report(self) -> dict[str, float]:
-        """Return numbers about the trained adapter for the record."""
-        return {"adalora_mean_rank": adapters.mean_rank(self.model)} if self.peft.kind == "adalora" else {}
+        """Return numbers about the trained adapter for the record, and in how many bits it computed: that is measured,
+        and another machine may choose otherwise.
+        """
+        bits = torch.finfo(precision.chosen(self.loading.dtype, self.device, self.hidden_size)).bits
+        rank = {"adalora_mean_rank": adapters.mean_rank(self.model)} if self.peft.kind == "adalora" else {}
+        return {"compute_bits": float(bits), **rank}
 
     # --- the pretrained model ---------------------------------------------------------------------------------------
 

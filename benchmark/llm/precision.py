@@ -14,9 +14,14 @@ DType = Literal["auto", "float32", "bfloat16"]
 
 def autocast(choice: DType, device: torch.device | str, hidden_size: int) -> AbstractContextManager[Any]:
     """Return the context to compute in: bfloat16 autocast where it is asked for or measured to pay, else nothing."""
-    device = torch.device(device)
+    low = chosen(choice, device, hidden_size) == torch.bfloat16
+    return torch.autocast(torch.device(device).type, torch.bfloat16) if low else nullcontext()
+
+
+def chosen(choice: DType, device: torch.device | str, hidden_size: int) -> torch.dtype:
+    """Return what a model of this width computes in on a device."""
     low = choice == "bfloat16" or (choice == "auto" and fastest_dtype(str(device), hidden_size) == torch.bfloat16)
-    return torch.autocast(device.type, torch.bfloat16) if low else nullcontext()
+    return torch.bfloat16 if low else torch.float32
 
 
 @functools.cache

@@ -416,6 +416,7 @@ def test_dtype(folders):
         assert torch.is_autocast_enabled("cpu")
     with plain.autocast("cpu"):
         assert not torch.is_autocast_enabled("cpu")
+    assert (asked.report()["compute_bits"], plain.report()["compute_bits"]) == (16, 32)
     ids, mask = tokens(plain)
     assert asked.encode(ids, mask).dtype == torch.float32
     torch.testing.assert_close(asked.encode(ids, mask), plain.encode(ids, mask), atol=0.1, rtol=0.1)
