@@ -35,7 +35,7 @@ from benchmark.recommender import Recommender, size_in_bytes, trainable_paramete
 from benchmark.runs.budgeted import budgeted
 from benchmark.runs.environment import Energy, PeakMemory, code_version, environment
 from benchmark.runs.record import LOG, RANKS, TOP, RunRecord, RunStore, cleaned, first_line, no_space, whole_file
-from benchmark.runs.selection import Best, Curve, Early, best_epoch
+from benchmark.runs.selection import Best, Curve, Early, Last, WholeCheckpoints, best_epoch
 
 CHECKPOINT, RESUME = "checkpoint", "resume"
 
@@ -160,11 +160,12 @@ def execute(
                 temporary.write_text(traceback.format_exc(), encoding="utf-8")
     record.peak_memory["host"] = memory.bytes
     record.energy_wh = energy.watt_hours
-    if record.status != "failed":
-        # the log of an earlier attempt and its checkpoints are of no use any more
-        (folder / LOG).unlink(missing_ok=True)
-        shutil.rmtree(folder / RESUME, ignore_errors=True)
     store.put(record)
+    # what is of no use any more goes behind the record: without it, half of the checkpoints would be gone on with
+    if record.status != "failed":
+        (folder / LOG).unlink(missing_ok=True)
+    if record.status != "failed" or trial is not None:  # a trial that is tried again tells its study all epochs
+        shutil.rmtree(folder / RESUME, ignore_errors=True)
     return record
 
 
@@ -201,7 +202,7 @@ def _run(
     one_pass = model.batch_kind == "whole" or epochs == 1
     report = trial.report if trial and not one_pass else None
     curve = Curve(first, str(stopping.monitor), report)
-    best = Best(first, folder / RESUME, "best", monitor, mode=mode, save_top_k=1, save_last=True)
+    best = Best(first, folder / RESUME, "best", monitor, mode=mode, save_top_k=1)
     early = Early(first, monitor, stopping.min_delta, stopping.patience, mode=mode, check_finite=False)
     trainer = Trainer(
         max_epochs=1 if one_pass else epochs,
@@ -212,7 +213,8 @@ def _run(
         gradient_clip_val=None if model.batch_kind == "whole" else spec.trainer.gradient_clip_val,
         accumulate_grad_batches=1 if model.batch_kind == "whole" else spec.trainer.accumulate_grad_batches,
         check_val_every_n_epoch=1 if one_pass else spec.trainer.check_val_every_n_epoch,
-        callbacks=[*callbacks, curve, *([] if one_pass else [best, early])],
+        callbacks=[*callbacks, curve, *([] if one_pass else [early, best, Last(first, folder / RESUME)])],
+        plugins=[WholeCheckpoints()],
         logger=list(loggers) or False,
         enable_checkpointing=not one_pass,
         enable_progress_bar=False,
@@ -234,6 +236,7 @@ def _run(
         state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["state_dict"], strict=False)
     lap("fit")
+    seconds["fit"] += curve.seconds_before
     record.curve, record.epochs = curve.rows, trainer.current_epoch
     selectable = [row for row in curve.rows if one_pass or (row["epoch"] or 0) >= first]
     chosen = best_epoch(selectable, str(stopping.monitor), mode)

@@ -246,8 +246,10 @@ def _claimed(todo: Sequence[Planned], data: PreparedData, store: RunStore) -> It
     """Give each run while its lock is held, in order; what other processes compute at the moment comes later."""
     waiting = list(todo)
     while waiting:
+        later = {item.key for item in waiting}
         for item in waiting:
-            if any(store.running(run_key(stage, data.fingerprint)) for stage in item.spec.stages.values()):
+            below = [run_key(stage, data.fingerprint) for stage in item.spec.stages.values()]
+            if any(key in later or store.running(key) for key in below):
                 continue
             with store.claimed(item.key, wait=False) as mine:
                 if not mine:

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,21 @@ def host() -> str:
 
 def own_lease(node: str | None = None) -> dict[str, Any]:
     """Return who this process is: host, process id and its time of birth, and the node of a cluster."""
-    return {"host": host(), "pid": os.getpid(), "born": psutil.Process().create_time(), "node": node}
+    return {"host": host(), "pid": os.getpid(), "born": birth(os.getpid()), "node": node}
+
+
+def birth(pid: int) -> float:
+    """Return when a process was started, in seconds since this machine was: clocks are set while processes run.
+
+    Raises:
+        psutil.NoSuchProcess: there is none.
+    """
+    try:
+        told = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:  # no process, or no Linux
+        return psutil.Process(pid).create_time()
+    # the name, in brackets, may hold anything; the 22nd field counts ticks
+    return int(told.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
 
 
 class Heartbeat:
@@ -96,8 +111,8 @@ class Watch:
 
 def _alive(lease: dict[str, Any]) -> bool:
     try:
-        process = psutil.Process(lease["pid"])
         # a killed child that nobody has waited for yet is as dead
-        return abs(process.create_time() - lease["born"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        same = abs(birth(lease["pid"]) - lease["born"]) < 1
+        return same and psutil.Process(lease["pid"]).status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, ProcessLookupError):
         return False

@@ -91,6 +91,23 @@ def learning_sampler(sweep: Sweep, space: Space, parallel: bool) -> optuna.sampl
     return seeded_by_number(make, sweep.seed, space.label)
 
 
+class _Without:
+    """A study without one trial: what a killed attempt left of it is no history of its own."""
+
+    def __init__(self, study: Any, number: int) -> None:
+        self._study, self._number = study, number
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(self, *args: Any, **kwargs: Any) -> list[Any]:
+        return [t for t in self._study._get_trials(*args, **kwargs) if t.number != self._number]
+
+
+def _without(study: Any, number: int) -> Any:
+    return _Without(study, number)
+
+
 def seeded_by_number(
     make: Callable[[int], optuna.samplers.BaseSampler], seed: int, label: str
 ) -> optuna.samplers.BaseSampler:
@@ -105,13 +122,15 @@ def seeded_by_number(
             self.inner.before_trial(study, trial)
 
         def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
-            return self.inner.infer_relative_search_space(study, trial)
+            return self.inner.infer_relative_search_space(_without(study, trial.number), trial)
 
         def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
-            return self.inner.sample_relative(study, trial, search_space)
+            return self.inner.sample_relative(_without(study, trial.number), trial, search_space)
 
         def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-            return self.inner.sample_independent(study, trial, param_name, param_distribution)
+            # a killed attempt may have stored the first parameters: the next one must not get the numbers of the first
+            own = make(seed_of(seed, label, trial.number, param_name))
+            return own.sample_independent(_without(study, trial.number), trial, param_name, param_distribution)
 
         def after_trial(self, study: Any, trial: Any, state: Any, values: Sequence[float] | None) -> None:
             self.inner.after_trial(study, trial, state, values)

@@ -91,7 +91,8 @@ def _journal(path: Path, optuna: Any) -> Any:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = _Lock(path)
-        _cut_torn_end(path, lock)
+        lock.acquire()
+        lock.release()
         return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path), lock_obj=lock))
     except OSError as error:
         raise InputError(f"storage {path}: cannot be opened ({error.strerror}); choose another --runs folder") from None
@@ -103,31 +104,36 @@ def _journal(path: Path, optuna: Any) -> Any:
 
 
 class _Lock:
-    """The journal's lock, freed by the system when its holder is killed; Optuna's own would stay for half a minute."""
+    """The journal's lock, freed by the system when its holder is killed; Optuna's own would stay for half a minute.
+
+    Who holds it writes behind whole lines: half a line of a killed process is cut off first.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._lock = FileLock(f"{path}.lock")
+        self._path, self._lock = path, FileLock(f"{path}.lock")
 
     def acquire(self) -> bool:
         self._lock.acquire()
+        try:
+            _cut_torn_end(self._path)
+        except BaseException:
+            self._lock.release()
+            raise
         return True
 
     def release(self) -> None:
         self._lock.release()
 
 
-def _cut_torn_end(path: Path, lock: _Lock) -> None:
+def _cut_torn_end(path: Path) -> None:
     """Remove a last line that a killed process did not finish: what it says never happened."""
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:
         return
-    lock.acquire()
-    try:
-        with open(path, "rb+") as file:
-            whole = file.read()
-            if not whole.endswith(b"\n"):
-                file.truncate(whole.rfind(b"\n") + 1)
-    finally:
-        lock.release()
+    with open(path, "rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def hidden(text: str) -> str:

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -247,17 +248,24 @@ class ModelStudy:
                 continue
             trial_id = self.storage.get_trial_id_from_study_id_trial_number(self.study_id, waiting.number)
             lease = own_lease(node)
-            try:
-                self.storage.set_trial_user_attr(trial_id, CLAIM, lease)
-                if not self.storage.set_trial_state_values(trial_id, optuna.trial.TrialState.RUNNING):
+            with self._lock():  # of processes that see this folder, nobody writes a claim over another's
+                if self.storage.get_trial(trial_id).state != optuna.trial.TrialState.WAITING:
                     continue
-            except optuna.exceptions.UpdateFinishedTrialError:
-                continue
-            self.storage.set_trial_user_attr(trial_id, LEASE, lease)
+                try:
+                    self.storage.set_trial_user_attr(trial_id, CLAIM, lease)
+                    if not self.storage.set_trial_state_values(trial_id, optuna.trial.TrialState.RUNNING):
+                        continue
+                except optuna.exceptions.UpdateFinishedTrialError:
+                    continue
+                patient(partial(self.storage.set_trial_user_attr, trial_id, LEASE, lease))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return optuna.trial.Trial(self.study, trial_id)
+                return patient(partial(optuna.trial.Trial, self.study, trial_id))
         return None
+
+    def others_at_work(self) -> bool:
+        """Return whether a living process computes a trial."""
+        return any(t.state.name == "RUNNING" and not self.watch.lost(t) for t in self.trials())
 
     def requeue(self, counting: bool) -> int:
         """Make waiting ones of the running trials whose process is lost; return how many.
@@ -274,7 +282,8 @@ class ModelStudy:
                 trial_id = self.storage.get_trial_id_from_study_id_trial_number(self.study_id, trial.number)
                 now = self.storage.get_trial(trial_id)
                 lease = now.user_attrs.get(LEASE)
-                if now.state != TrialState.RUNNING or lease != trial.user_attrs.get(LEASE):
+                same = all(now.user_attrs.get(key) == trial.user_attrs.get(key) for key in (LEASE, CLAIM))
+                if now.state != TrialState.RUNNING or not same:
                     continue  # another process has noticed it too
                 crashes = now.user_attrs.get("crashes", 0) + (counting and lease is not None)
                 self.storage.set_trial_user_attr(trial_id, "lost", now.user_attrs.get("lost", 0) + 1)

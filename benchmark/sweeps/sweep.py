@@ -187,17 +187,20 @@ def search(state: SweepState, console: Console | None = None, node: str | None =
             view.refresh(state.studies.values())
             mirror.refresh(state.studies.values())
 
-        for study in state.studies.values():
-            patient(partial(study.requeue, counting=False))
+        studies = list(state.studies.values())
+        beside = any(patient(study.others_at_work) for study in studies)  # a crash beside living ones counts
+        for study in studies:
+            patient(partial(study.requeue, counting=beside))
         refresh()
         while not state.finished:
             worked = False
             for label, study in list(state.studies.items()):
                 if label in state.settled:
                     continue
+                if patient(study.counts)["to do"]:
+                    _run_stages(state, label)  # before a trial is claimed, which gives no sign of life meanwhile
                 while (trial := patient(partial(study.claim, node))) is not None:
                     worked = True
-                    _run_stages(state, label)
                     progress = view.begin(study, trial.user_attrs["slot"], study.max_epochs)
                     carry_out(study, trial, state.data, store, [progress], node)
                     refresh()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lightning import Callback
@@ -39,6 +40,8 @@ def carry_out(
     that the sampler learns to stay away; one that fails for any other reason is told as failed.
     """
     trial_id = study.storage.get_trial_id_from_study_id_trial_number(study.study_id, trial.number)
+    import optuna
+
     with Heartbeat(study.storage, trial_id, own_lease(node), study.sweep.heartbeat):
         try:
             with warnings.catch_warnings():
@@ -54,6 +57,8 @@ def carry_out(
             record = _record(study, trial, spec, data, store, callbacks)
             patient(lambda: _tell(study, trial, values, record, record.error))
             return record
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return None  # another process took this one for lost, and has finished the trial
         except (KeyboardInterrupt, SystemExit):
             study.put_back(trial_id)
             raise
@@ -96,6 +101,8 @@ class _Reporter:
     def __call__(self, epochs: int, value: float) -> bool:
         if len(self.study.objectives) > 1:
             return False  # pruners judge one objective
+        if epochs < max(self.told, default=0):
+            return False  # an interrupted attempt went on from here
         if epochs not in self.told:
             self.told.add(epochs)
             patient(lambda: self.trial.report(value, epochs))
@@ -103,15 +110,18 @@ class _Reporter:
             return False  # all has been paid for
         if self.judged["stop"]:
             return True
-        marks = self._marks()
-        stop = patient(self.trial.should_prune)
-        if marks > self.judged["rungs"]:
-            stop = self._decide(marks - 1, value)  # Optuna takes what is marked for decided
+        stop = patient(partial(self._stops, value))
         now = {"rungs": self._marks(), "stop": epochs if stop else 0}
         if now != self.judged:
             patient(lambda: self.trial.set_user_attr(JUDGED, now))
             self.judged = now
         return stop
+
+    def _stops(self, value: float) -> bool:
+        marks = self._marks()
+        if marks > self.judged["rungs"] and self._decide(marks - 1, value):
+            return True  # Optuna takes what is marked for decided
+        return self.trial.should_prune()
 
     def _marks(self) -> int:
         attributes = patient(lambda: self.study.storage.get_trial(self.trial_id)).system_attrs

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import polars as pl
 import pytest
@@ -21,8 +23,9 @@ from benchmark.errors import InputError
 from benchmark.evaluation.evaluator import RankingEvaluator
 from benchmark.experiment import Experiment
 from benchmark.runs.execute import execute, load_model
-from benchmark.runs.record import RunStore
-from benchmark.runs.run import plan, prepare, run
+from benchmark.runs.record import RunStore, whole_file
+from benchmark.runs.run import _claimed, plan, prepare, run
+from benchmark.runs.selection import Early, WholeCheckpoints
 
 ROOT = Path(__file__).parents[2]
 
@@ -155,10 +158,63 @@ def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_result(tiny_experi
     if store.get(whole.key) is None:
         states = [p.state for p in plan(experiment, prepare(experiment, tmp_path / "killed"), store)]
         assert states == ["to continue"]
-    resumed = run(experiment, tmp_path / "killed")[0]
+    moved = (tmp_path / "killed").rename(tmp_path / "moved")  # or mounted under another path
+    resumed = run(experiment, moved)[0]
     assert resumed.metrics == whole.metrics
     assert resumed.curve == whole.curve
-    assert not (tmp_path / "killed" / whole.key / "resume").exists()
+    assert not (moved / whole.key / "resume").exists()
+
+
+def test_checkpoints_are_removed_behind_the_record_and_never_half_written(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = []
+
+    def remove(folder: Path, **options: Any) -> None:
+        if folder.name == "resume":
+            there.append((folder.parent / "record.json").exists())
+
+    monkeypatch.setattr("benchmark.runs.execute.shutil.rmtree", remove)
+    record = execute(experiment.spec("mf", 0), prepare(experiment, tmp_path), RunStore(tmp_path))
+    assert there == [True], "killed in between, half of them would be gone on with"
+    last = tmp_path / record.key / "resume" / "last.ckpt"
+    before = last.read_bytes()
+    with pytest.raises(RuntimeError, match="in the middle"):
+        WholeCheckpoints().save_checkpoint({"state": _Breaking()}, last)
+    assert (last.read_bytes(), [p.name for p in last.parent.iterdir() if "tmp" in p.name]) == (before, [])
+
+
+class _Breaking:
+    def __reduce__(self) -> Any:
+        raise RuntimeError("killed in the middle")
+
+
+def test_a_run_that_was_to_stop_early_stops_where_it_is_gone_on_with() -> None:
+    early = Early(0, "valid/auc", 0.5, 2, mode="max")
+    trainer: Any = SimpleNamespace(should_stop=False)
+    for waited, stops in ((1, False), (2, True)):
+        early.load_state_dict({**early.state_dict(), "wait_count": waited})
+        early.on_train_start(trainer, None)
+        assert trainer.should_stop is stops
+
+
+def test_what_stands_on_a_run_that_is_still_to_come_waits_for_it(tmp_path: Path) -> None:
+    below, above = SimpleNamespace(key="below", spec=SimpleNamespace(stages={})), SimpleNamespace(key="above")
+    above.spec = SimpleNamespace(stages={"of": "below"})
+    store = RunStore(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmark.runs.run.run_key", lambda spec, data: spec)
+        order = [item.key for item in _claimed([above, below], SimpleNamespace(fingerprint=""), store)]  # type: ignore[list-item,arg-type]
+    assert order == ["below", "above"], "the process that computed it may be killed between two looks"
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    """Processes of two containers may have one number."""
+    with whole_file(tmp_path / "a") as first, whole_file(tmp_path / "a") as second:
+        assert first != second
+        first.write_text("1")
+        second.write_text("2")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_full_disk_gives_one_line_and_no_half_written_record(tiny_experiment: Path, tmp_path: Path) -> None:

@@ -249,6 +249,14 @@ def test_a_line_that_a_killed_process_did_not_finish_is_forgotten(
     assert len(again.trials()) == 3
 
 
+def test_a_living_process_writes_behind_whole_lines_too(tiny: Experiment, tmp_path: Path) -> None:
+    study = opened(tiny, "mf", tmp_path)
+    path = tmp_path / "studies" / "tiny.journal"
+    path.write_bytes(path.read_bytes() + b'{"op_code":5,"worker_')  # of another one, killed meanwhile
+    assert study.claim() is not None
+    assert opened(tiny, "mf", tmp_path).trials()[0].state.name == "RUNNING"
+
+
 def test_the_lock_of_a_killed_process_is_free_at_once(tiny: Experiment, tmp_path: Path) -> None:
     study = opened(tiny, "mf", tmp_path)
     code = "import sys, filelock; filelock.FileLock(sys.argv[1]).acquire(); print('held', flush=True); input()"

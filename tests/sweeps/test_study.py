@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import threading
+import warnings
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from optuna.trial import TrialState  # noqa: E402
 
 from benchmark.errors import InputError  # noqa: E402
 from benchmark.experiment import Experiment  # noqa: E402
-from benchmark.sweeps.lease import BEAT, CLAIM, LEASE, Heartbeat, own_lease  # noqa: E402
+from benchmark.sweeps.lease import BEAT, CLAIM, LEASE, Heartbeat, birth, own_lease  # noqa: E402
 from benchmark.sweeps.study import CRASHES, ModelStudy, patient, selection_file, stored_selections  # noqa: E402
 from benchmark.sweeps.trial import _Reporter  # noqa: E402
 from tests.sweeps.searched import DATA, EASE, MF, RATE, experiment, opened, search_without_training, tell  # noqa: E402
@@ -46,7 +47,7 @@ def study(tiny: Experiment, tmp_path: Path) -> ModelStudy:
 def dead() -> dict[str, Any]:
     """The lease of a process that has been killed."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    lease = {**own_lease(), "pid": process.pid, "born": psutil.Process(process.pid).create_time()}
+    lease = {**own_lease(), "pid": process.pid, "born": birth(process.pid)}
     process.kill()
     process.wait()
     return lease
@@ -187,7 +188,7 @@ def test_a_trial_lost_with_its_process_waits_again_with_its_number_and_parameter
 
 def test_a_process_that_is_dead_but_not_waited_for_is_lost(study: ModelStudy) -> None:
     process = subprocess.Popen([sys.executable, "-c", "pass"])
-    lease = {**own_lease(), "pid": process.pid, "born": psutil.Process(process.pid).create_time()}
+    lease = {**own_lease(), "pid": process.pid, "born": birth(process.pid)}
     while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
         pass
     leave_to(study, study.claim(), lease)
@@ -205,6 +206,12 @@ def test_a_process_that_is_killed_before_it_signs_is_lost_at_once(study: ModelSt
     assert study.requeue(counting=True) == 1
     first = study.trials()[0]
     assert (first.state, first.user_attrs["crashes"]) == (TrialState.WAITING, 0), "it had not begun with the trial"
+
+
+def test_a_clock_that_is_set_takes_no_process_for_another(monkeypatch: pytest.MonkeyPatch, study: ModelStudy) -> None:
+    leave_to(study, study.claim(), own_lease())
+    monkeypatch.setattr(psutil.Process, "create_time", lambda self: own_lease()["born"] + 3600)
+    assert study.requeue(counting=False) == 0
 
 
 def test_another_process_that_got_the_same_number_later_is_not_the_same(study: ModelStudy) -> None:
@@ -573,3 +580,73 @@ def test_a_decision_that_was_cut_off_behind_its_mark_is_made_again(
             study.study.tell(trial, state=TrialState.PRUNED)
     assert told["cut"] == told["whole"]
     assert {len(answers) for answers in told["whole"]} > {1}, "some are ended, some are not"
+
+
+def test_a_trial_that_went_on_from_an_earlier_epoch_is_not_judged_by_it(tiny_experiment: Path, tmp_path: Path) -> None:
+    sweep = "{trials: 4, sampler: random, pruner: successive-halving}"
+    study = opened(experiment(tiny_experiment, {"mf": MF % RATE}, sweep), "mf", tmp_path)
+    for value in (0.1, 0.9, 0.5):  # the best one is no good in its first epoch
+        trial = study.claim()
+        assert trial is not None
+        study.space.suggest(trial)
+        trial.report(0.0, 1)
+        trial.should_prune()
+        trial.report(value, 3)
+        trial.should_prune()
+    again = _Reporter(study, trial, 27)
+    assert again(1, 0.0) is False
+    assert study.storage.get_trial(identifier(study, trial.number)).user_attrs.get("judged") is None
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "cma-es"])
+@pytest.mark.parametrize("number", [1, 4])
+def test_a_trial_that_was_killed_between_two_parameters_gets_the_others_that_it_would_have_had(
+    tiny_experiment: Path, tmp_path: Path, sampler: str, number: int
+) -> None:
+    search = "{weight_decay: {low: 0.0, high: 1.0}, learning_rate: {low: 0.0001, high: 1.0}}"
+    sweep = f"{{trials: 6, startup_trials: 3, sampler: {sampler}}}"
+    found = {}
+    for way in ("whole", "killed"):
+        study = opened(experiment(tiny_experiment, {"mf": MF % search}, sweep), "mf", tmp_path / way)
+        while (trial := study.claim()) is not None:
+            if way == "killed" and trial.number == number:
+                name, known = next(iter(study.space.dimensions.items()))
+                trial.suggest_float(study.space.name(name), float(known.low), float(known.high))  # type: ignore[arg-type]
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    trial = optuna.trial.Trial(study.study, identifier(study, number))
+            values = study.space.suggest(trial)
+            study.study.tell(trial, -((values["weight_decay"] - 0.7) ** 2) - (values["learning_rate"] - 0.4) ** 2)
+        found[way] = [t.params for t in study.trials()]
+    assert found["killed"] == found["whole"]
+
+
+def test_a_storage_that_fails_once_behind_a_claim_keeps_the_trial(
+    study: ModelStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmark.sweeps.study.time.sleep", lambda seconds: None)
+    write, failures = study.storage.set_trial_user_attr, [LEASE]
+
+    def once(trial_id: int, key: str, value: Any) -> None:
+        if key in failures:
+            failures.remove(key)
+            raise optuna.exceptions.StorageInternalError
+        write(trial_id, key, value)
+
+    monkeypatch.setattr(study.storage, "set_trial_user_attr", once)
+    trial = study.claim()
+    assert trial is not None
+    assert (trial.number, failures) == (0, [])
+    assert study.trials()[0].user_attrs[LEASE] == own_lease()
+
+
+def test_a_loss_that_was_seen_before_another_claim_takes_nothing_away(study: ModelStudy, dead: dict[str, Any]) -> None:
+    leave_to(study, study.claim(), None)
+    study.storage.set_trial_user_attr(identifier(study, 0), CLAIM, dead)
+    seen = study.trials()
+    study.put_back(identifier(study, 0))
+    again = study.claim()
+    assert again is not None
+    leave_to(study, again, None)  # about to sign
+    study.trials = lambda: seen  # type: ignore[method-assign]
+    assert study.requeue(counting=False) == 0
