@@ -650,3 +650,12 @@ def test_a_loss_that_was_seen_before_another_claim_takes_nothing_away(study: Mod
     leave_to(study, again, None)  # about to sign
     study.trials = lambda: seen  # type: ignore[method-assign]
     assert study.requeue(counting=False) == 0
+
+
+def test_who_begins_beside_living_processes_counts_the_crashes_that_it_finds(
+    study: ModelStudy, dead: dict[str, Any]
+) -> None:
+    leave_to(study, study.claim(), dead)
+    assert not study.others_at_work(), "everything was interrupted, which says nothing against the trial"
+    leave_to(study, study.claim(), own_lease())
+    assert study.others_at_work()
