@@ -12,8 +12,8 @@ from torch import Tensor
 from benchmark.data.batch import Batch
 from benchmark.data.task import Task
 from benchmark.errors import InputError
+from benchmark.members import check_weights
 from benchmark.recommender import Below, ModelConfig, Recommender, Traits, unseen_by_all
-from benchmark.validation import check_weights
 
 OUT = float("-inf")
 

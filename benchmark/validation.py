@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -104,17 +104,3 @@ def _options(annotation: Any) -> list[Any]:
 def _tags(model: type[BaseModel]) -> set[Any]:
     """Return the literal values by which a union may pick this model."""
     return {v for f in model.model_fields.values() for v in get_args(f.annotation) if isinstance(v, str)}
-
-
-def check_weights(members: Sequence[str], weights: Sequence[float] | None) -> None:
-    """Refuse labels that stand twice, and weights that are not one a label or that no mean can be made of.
-
-    Raises:
-        ValueError: for a validator of pydantic.
-    """
-    if weights is not None and len(weights) != len(members):
-        raise ValueError(f"weights: {len(weights)} of them for {len(members)} members")
-    if weights is not None and not sum(weights) > 0:
-        raise ValueError(f"weights: their sum is {sum(weights):g}, expected more than 0")
-    if len(set(members)) < len(members):
-        raise ValueError("members: one of them stands twice; give it a weight instead")

@@ -12,8 +12,8 @@ from benchmark.data.task import Task
 from benchmark.derived import Derived
 from benchmark.errors import InputError
 from benchmark.llm.training import LanguageRecommender, LLMConfig
+from benchmark.members import check_weights
 from benchmark.recommender import Below, ModelConfig, Recommender
-from benchmark.validation import check_weights
 
 # on the changes of the weights themselves: PEFT's other kinds combine the two factors of each apart
 _PEFT = {"mean": "cat", "ties": "ties_svd", "dare": "dare_linear_svd"}

@@ -38,12 +38,10 @@ class WholeCheckpoints(TorchCheckpointIO):
             temporary.unlink(missing_ok=True)
 
 
-class Last(ModelCheckpoint):
-    """Keeps the state of the last epoch, from which a killed run goes on; none of the pre-training epochs."""
+class _BehindPretraining(Callback):
+    """Does at the end of an epoch what it does, but for the pre-training epochs."""
 
-    def __init__(self, first: int, folder: Path) -> None:
-        super().__init__(folder, "last", save_top_k=1, enable_version_counter=False)
-        self.first = first
+    first: int
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.current_epoch >= self.first:
@@ -52,6 +50,14 @@ class Last(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.current_epoch >= self.first:
             super().on_train_epoch_end(trainer, pl_module)
+
+
+class Last(_BehindPretraining, ModelCheckpoint):
+    """Keeps the state of the last epoch, from which a killed run goes on; none of the pre-training epochs."""
+
+    def __init__(self, first: int, folder: Path) -> None:
+        super().__init__(folder, "last", save_top_k=1, enable_version_counter=False)
+        self.first = first
 
 
 class Best(ModelCheckpoint):
@@ -76,7 +82,7 @@ class Best(ModelCheckpoint):
         super().load_state_dict({**state_dict, **told})
 
 
-class Early(EarlyStopping):
+class Early(_BehindPretraining, EarlyStopping):
     """Early stopping whose patience begins behind the pre-training epochs."""
 
     def __init__(self, first: int, *args: Any, **kwargs: Any) -> None:
@@ -86,14 +92,6 @@ class Early(EarlyStopping):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         if self.wait_count >= self.patience:
             trainer.should_stop = True  # killed behind its last epoch: the same decision again
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.current_epoch >= self.first:
-            super().on_train_epoch_end(trainer, pl_module)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.current_epoch >= self.first:
-            super().on_validation_end(trainer, pl_module)
 
 
 class Curve(Callback):

@@ -91,7 +91,7 @@ def _journal(path: Path, optuna: Any) -> Any:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = _Lock(path)
-        lock.acquire()
+        lock.acquire()  # cuts off half a line, before it is read
         lock.release()
         return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path), lock_obj=lock))
     except OSError as error:

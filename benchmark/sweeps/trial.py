@@ -39,9 +39,9 @@ def carry_out(
     A configuration that has been run is not run again: its record is taken. A run that diverges is told as pruned, so
     that the sampler learns to stay away; one that fails for any other reason is told as failed.
     """
-    trial_id = study.storage.get_trial_id_from_study_id_trial_number(study.study_id, trial.number)
     import optuna
 
+    trial_id = study.storage.get_trial_id_from_study_id_trial_number(study.study_id, trial.number)
     with Heartbeat(study.storage, trial_id, own_lease(node), study.sweep.heartbeat):
         try:
             with warnings.catch_warnings():
